@@ -1,0 +1,287 @@
+"""The three kinds as types. Decoded at the API's edge, so that nothing behind it meets a bare dict.
+
+The field names are those of the CRDs beside this file (camelCase there, snake_case here); the text of
+each field's meaning lives in the CRDs, where `kubectl explain` shows it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from .names import ANY_FACTS, API_VERSION, CONTRACT
+
+
+class Model(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """An immutable piece of an API object; unknown fields are ignored, as for any Kubernetes client."""
+
+
+class OwnerReference(Model, kw_only=True):
+    """Who owns an object, so that the API server collects it with its owner."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+class Metadata(Model, kw_only=True):
+    """The part of ObjectMeta that Hauberk reads."""
+
+    name: str
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = msgspec.field(default=None, name="deletionTimestamp")
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: list[str] = []
+    owner_references: list[OwnerReference] = msgspec.field(default_factory=list, name="ownerReferences")
+
+
+class Requirement(Model, kw_only=True):
+    """One expression of a label selector."""
+
+    key: str
+    operator: str
+    values: list[str] = []
+
+
+class NodeSelector(Model, kw_only=True):
+    """A metav1.LabelSelector over Node labels; empty selects every Linux node."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: list[Requirement] = []
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        """Return whether a node with `labels` is selected, by the rules of metav1.LabelSelector."""
+        if any(labels.get(key) != value for key, value in self.match_labels.items()):
+            return False
+        return all(_holds(requirement, labels) for requirement in self.match_expressions)
+
+
+def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
+    match requirement.operator:
+        case "In":
+            return labels.get(requirement.key) in requirement.values
+        case "NotIn":  # also true where the label is missing: apimachinery, labels.Requirement.Matches
+            return labels.get(requirement.key) not in requirement.values
+        case "Exists":
+            return requirement.key in labels
+        case "DoesNotExist":
+            return requirement.key not in labels
+        case _:  # the CRD's enum lets no other in
+            return False
+
+
+class AppArmor(Model, kw_only=True):
+    """The AppArmor block of a SecurityProfile."""
+
+    policy: str
+    mode: str = "Enforce"
+
+
+class Policy(Model, kw_only=True):
+    """The SELinux or the seccomp block: accepted by the API, served by later agents."""
+
+    policy: str
+
+
+class ProfileSpec(Model, kw_only=True):
+    """What the user wants."""
+
+    type: str
+    app_armor: AppArmor | None = None
+    selinux: Policy | None = None
+    seccomp: Policy | None = None
+    node_selector: NodeSelector = NodeSelector()
+    suspend: bool = False
+
+
+class Condition(Model, kw_only=True):
+    """A metav1.Condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    observed_generation: int
+    last_transition_time: str = ""
+
+
+class Counts(Model, kw_only=True, omit_defaults=False):
+    """Nodes by what the profile is on them; `targeted` are the selected ones that have the LSM."""
+
+    targeted: int = 0
+    ready: int = 0
+    updating: int = 0
+    failed: int = 0
+    agent_down: int = 0
+    unreachable: int = 0
+    unsupported: int = 0
+
+
+class Summary(Model, kw_only=True, omit_defaults=False):
+    """What the columns of `kubectl get secprof` show, one field each."""
+
+    ready: str = ""
+    mode: str = ""
+    status: str = ""
+    reference: str = ""
+
+
+class Failure(Model, kw_only=True):
+    """One node's trouble with the profile, or one remark about it."""
+
+    node: str
+    reason: str
+    message: str
+
+
+class ProfileStatus(Model, kw_only=True):
+    """What the nodes' kernels were seen to hold."""
+
+    observed_generation: int = 0
+    revision: str = ""
+    reference: dict[str, Any] = {}
+    profiles: list[str] = []
+    nodes: Counts = Counts()
+    summary: Summary = Summary()
+    failures: list[Failure] = []
+    conditions: list[Condition] = []
+
+
+class SecurityProfile(Model, kw_only=True):
+    """A profile as its author writes it."""
+
+    metadata: Metadata
+    spec: ProfileSpec
+    status: ProfileStatus = ProfileStatus()
+
+
+class Text(Model, kw_only=True):
+    """One rendered policy and the kernel names it defines (hats and children as `parent//child`)."""
+
+    facts: str = ANY_FACTS
+    text: str
+    names: list[str]
+
+
+class Content(Model, kw_only=True):
+    """The immutable part of a revision. `texts` only grows."""
+
+    digest: str
+    mode: str
+    texts: list[Text]
+
+
+class Placement(Model, kw_only=True, omit_defaults=False):
+    """The mutable part: where it goes and which revision of the profile is the wanted one."""
+
+    # the SecurityProfile's generation that asked for it: the highest of a profile's revisions is wanted
+    sequence: int
+    node_selector: NodeSelector = NodeSelector()
+    suspend: bool = False
+    # the SecurityProfile is being deleted: agents unload it where nothing uses it
+    withdrawn: bool = False
+
+
+class RevisionSpec(Model, kw_only=True, omit_defaults=False):
+    """What agents need to know, and all that they see of a SecurityProfile."""
+
+    profile: str
+    profile_uid: str = msgspec.field(name="profileUID")
+    type: str
+    contract: int = CONTRACT
+    content: Content
+    placement: Placement
+
+
+class ProfileRevision(Model, kw_only=True):
+    """Content that the operator checked, broadcast to the agents."""
+
+    metadata: Metadata
+    spec: RevisionSpec
+    api_version: str = API_VERSION
+    kind: str = "ProfileRevision"
+
+
+class OperatingSystem(Model, kw_only=True):
+    """From os-release(5)."""
+
+    id: str = ""
+    version: str = ""
+    like: str = ""
+
+
+class AppArmorFacts(Model, kw_only=True):
+    """What the kernel's AppArmor can do: `features` is a digest of its feature tree."""
+
+    features: str = ""
+    enabled: bool = False
+
+
+class Facts(Model, kw_only=True):
+    """What a node is."""
+
+    os: OperatingSystem = OperatingSystem()
+    kernel: str = ""
+    arch: str = ""
+    lsms: list[str] = []
+    app_armor: AppArmorFacts = AppArmorFacts()
+
+
+class Problem(Model, kw_only=True):
+    """Why a profile is not as wanted on this node."""
+
+    revision: str
+    reason: str
+    message: str
+
+
+class Backend(Model, kw_only=True, omit_defaults=False):
+    """One LSM's section: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
+
+    The revision is a content digest, the mode is the kernel's word, and the digest is the first ten hex
+    digits of the kernel's own hash of the loaded policy (`-` where the kernel gives none).
+    """
+
+    profiles: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
+
+
+class NodeStatus(Model, kw_only=True):
+    """What the node's agent last read from its kernel."""
+
+    boot_id: str = msgspec.field(default="", name="bootID")
+    facts: Facts = Facts()
+    summary: str = ""
+    app_armor: Backend | None = None
+
+
+class ProfileNode(Model, kw_only=True):
+    """One node, named after it and owned by it."""
+
+    metadata: Metadata
+    status: NodeStatus = NodeStatus()
+    api_version: str = API_VERSION
+    kind: str = "ProfileNode"
+
+
+M = TypeVar("M", bound=Model)
+
+
+def decode(kind: type[M], body: Any) -> M:
+    """Turn an API object (as decoded JSON) into its model.
+
+    Raises:
+        msgspec.ValidationError: the object does not have the kind's shape; names the field.
+    """
+    return msgspec.convert(body, kind)
+
+
+def encode(model: Model) -> dict[str, Any]:
+    """Turn a model into what the API takes as JSON."""
+    return msgspec.to_builtins(model)

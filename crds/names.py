@@ -1,0 +1,73 @@
+"""The names that Hauberk gives to things: API group, kinds, labels, files and digests. Pure.
+
+Used by the operator when it publishes and by the agents when they read, so the two can't differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+GROUP = "hauberk.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+SECURITY_PROFILES = "securityprofiles"
+PROFILE_REVISIONS = "profilerevisions"
+PROFILE_NODES = "profilenodes"
+
+FINALIZER = f"{GROUP}/profile"
+FIELD_MANAGER = "hauberk"
+LABEL_PROFILE = f"{GROUP}/profile"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+AGENT_COMPONENT = "agent"
+OPERATOR = "hauberk-operator"
+AGENT = "hauberk-agent"
+
+# The shape of a ProfileRevision that this code writes and reads. An agent leaves a revision with a
+# higher number alone (and says so) instead of guessing.
+CONTRACT = 1
+
+# The key of a text that fits every node: what a policy without a template has.
+ANY_FACTS = "any"
+
+# Profiles of container runtimes. Replacing one of them would change every container of a node, so no
+# SecurityProfile may define them: docker-default (moby profiles/apparmor), cri-containerd.apparmor.d
+# (containerd internal/cri), crio-default (cri-o internal/config/apparmor), the others are the programs'
+# own profiles as Ubuntu and Debian ship them in /etc/apparmor.d.
+PROTECTED = frozenset(
+    {
+        "buildah",
+        "containerd",
+        "containers-default",
+        "cri-containerd.apparmor.d",
+        "crio-default",
+        "crun",
+        "docker-default",
+        "dockerd",
+        "kubelet",
+        "podman",
+        "runc",
+        "unconfined",
+    }
+)
+
+
+def digest(profile_type: str, policy: str, mode: str, values: object = None) -> str:
+    """Return the first ten hex digits of the SHA-256 over what the user wrote.
+
+    It names the content of a revision: same source, mode and values give the same revision, so going
+    back to an old policy reuses it. Forty bits: a clash within one profile's history is not a concern.
+    """
+    source = json.dumps([profile_type, policy, mode, values], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(source.encode()).hexdigest()[:10]
+
+
+def revision_name(profile: str, content: str) -> str:
+    """Return the name of the ProfileRevision that carries `content` (a digest) of `profile`."""
+    return f"{profile}.{content}"
+
+
+def host_file(profile: str) -> str:
+    """Return the name of the profile's file in a node's /etc/apparmor.d."""
+    return f"hauberk.{profile}"

@@ -1,0 +1,62 @@
+"""Every reason that a condition, an Event, a log line or a metric may give, and the state of a node.
+
+One enum on purpose: who greps for a word seen in `kubectl get secprof` finds it in logs and docs too.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Reason(StrEnum):
+    """Why something is as it is. Grouped by who says it; each is explained in docs/reasons.md."""
+
+    # the operator, about a SecurityProfile's text
+    ACCEPTED = "Accepted"
+    POLICY_REFUSED = "PolicyRefused"  # the parser's verdict, with its words
+    POLICY_TOO_LARGE = "PolicyTooLarge"
+    POLICY_TOO_SLOW = "PolicyTooSlow"  # the parser met a limit of time or memory
+    POLICY_EMPTY = "PolicyEmpty"  # it parses and defines nothing
+    INCLUDE_REFUSED = "IncludeRefused"
+    NAME_CLASH = "NameClash"  # another SecurityProfile holds a kernel name that this one defines
+    NAME_PROTECTED = "NameProtected"  # the container runtime's own
+    NAME_UNUSABLE = "NameUnusable"  # e.g. a policy namespace, control characters
+    TYPE_NOT_SERVED = "TypeNotServed"  # SELinux and Seccomp, until their agents are there
+
+    # the operator, about the nodes together
+    READY = "Ready"
+    UPDATING = "Updating"
+    NO_NODES = "NoNodes"
+    NODES_FAILED = "NodesFailed"
+    AGENT_DOWN = "AgentDown"
+    NODES_UNREACHABLE = "NodesUnreachable"
+    SUSPENDED = "Suspended"
+    TERMINATING = "Terminating"
+    IN_USE = "InUse"
+    SHARED_KERNEL = "SharedKernel"
+    PROGRESSING = "Progressing"
+    VERIFIED = "Verified"
+    NOT_VERIFIED = "NotVerified"
+    SETTLED = "Settled"
+
+    # an agent, about one profile on its node
+    LOADED = "Loaded"
+    LOAD_FAILED = "LoadFailed"  # the kernel or the parser refused the load
+    NOT_IN_KERNEL = "NotInKernel"  # the read back disagrees with what was loaded
+    MODE_MISMATCH = "ModeMismatch"
+    HOST_OWNED = "HostOwned"  # the node has a profile of that name which Hauberk did not load
+    AWAITING_RENDER = "AwaitingRender"  # no text of the revision fits this node's facts
+    STATE_UNWRITABLE = "StateUnwritable"  # loaded, but the node's disk took no record of it
+    STATE_TORN = "StateTorn"
+    BUG = "Bug"
+
+
+class NodeState(IntEnum):
+    """What one profile is on one node, worst first: folding with `min` gives the worst of many."""
+
+    FAILED = 0
+    AGENT_DOWN = 1
+    UPDATING = 2
+    READY = 3
+    UNREACHABLE = 4
+    UNSUPPORTED = 5
