@@ -18,6 +18,7 @@ class Reason(StrEnum):
     POLICY_TOO_SLOW = "PolicyTooSlow"  # the parser met a limit of time or memory
     POLICY_EMPTY = "PolicyEmpty"  # it parses and defines nothing
     INCLUDE_REFUSED = "IncludeRefused"
+    ATTACHMENT_REFUSED = "AttachmentRefused"  # it would confine programs of the host by their path
     NAME_CLASH = "NameClash"  # another SecurityProfile holds a kernel name that this one defines
     NAME_PROTECTED = "NameProtected"  # the container runtime's own
     NAME_UNUSABLE = "NameUnusable"  # e.g. a policy namespace, control characters

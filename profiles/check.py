@@ -1,0 +1,146 @@
+"""Decides whether a policy may be published: the one place where a text is refused before any node sees it.
+
+Called by the operator for every SecurityProfile whose text it has not judged yet. `check` asks the real
+parser; the rules beside it are pure and give a fault for the first thing that is wrong, in the order in
+which a reader would fix it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..crds.errors import InputFault
+from ..crds.models import ProfileSpec
+from ..crds.names import PROTECTED
+from ..crds.reasons import Reason
+from . import compiled
+from .parser import Parser
+
+POLICY_BYTES = 128 * 1024
+NAMES = 64
+NAME_BYTES = 256
+
+# `include`, `#include` and their `if exists` form; what follows is the argument (apparmor.d(5), INCLUDES).
+_INCLUDE = re.compile(r"#?\binclude\s+(?:if\s+exists\s+)?(\S+)", re.IGNORECASE)
+_ABI = re.compile(r"^\s*abi\s+(\S+?)\s*,", re.IGNORECASE | re.MULTILINE)
+_MAGIC = re.compile(r"^<[\w][\w.+/-]*>,?$")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A text that passed: the kernel names it defines, top-level ones and children, in the text's order."""
+
+    names: tuple[str, ...]
+
+
+async def check(spec: ProfileSpec, parser: Parser) -> Verdict:
+    """Return the verdict on a profile's policy.
+
+    Raises:
+        InputFault: it is refused; the message says by whom, why and what to do.
+        NodeFault: the parser itself could not be run.
+    """
+    if spec.type != "AppArmor" or spec.app_armor is None:
+        raise InputFault(
+            Reason.TYPE_NOT_SERVED,
+            f"Hauberk does not load profiles of type {spec.type} yet; only AppArmor is served",
+        )
+    policy, mode = spec.app_armor.policy, spec.app_armor.mode
+    refuse_text(policy)
+    binary = await parser.compile(policy, mode)
+    defined = compiled.read(binary)
+    refuse_defined(defined, mode)
+    return Verdict(tuple(one.name for one in defined))
+
+
+def refuse_text(policy: str) -> None:
+    """Refuse what is wrong with a text whatever the parser may think of it.
+
+    Raises:
+        InputFault: too large, control characters, or an include that leaves the shipped abstractions.
+    """
+    size = len(policy.encode())
+    if size > POLICY_BYTES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE,
+            f"the policy has {size} bytes, at most {POLICY_BYTES} are allowed; split it into several profiles",
+        )
+    if "\0" in policy:
+        raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
+    for line, argument in includes(policy):
+        if not _MAGIC.match(argument) or ".." in argument:
+            raise InputFault(
+                Reason.INCLUDE_REFUSED,
+                f"line {line}: include {argument[:80]} leaves the abstractions that Hauberk ships; "
+                "only `include <abstractions/...>` and `include <tunables/...>` are allowed",
+            )
+
+
+def includes(policy: str) -> list[tuple[int, str]]:
+    """Return the line number and argument of each include and abi rule, such as `(1, "<tunables/global>")`.
+
+    Errs to the safe side: what looks like an include within a quoted string counts as one; in a comment it
+    does not, and a line that quotes before its `#` is not taken for a comment.
+    """
+    found: list[tuple[int, str]] = []
+    for number, line in enumerate(policy.splitlines(), start=1):
+        code = line
+        mark = line.find("#")
+        before = line[:mark] if mark >= 0 else line
+        if mark >= 0 and '"' not in before and not line[mark:].lower().startswith("#include"):
+            code = before
+        found += [(number, match[1]) for match in _INCLUDE.finditer(code)]
+        found += [(number, match[1]) for match in _ABI.finditer(code)]
+    return found
+
+
+def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:
+    """Refuse profiles that may not be loaded under the names, modes or attachments that they have.
+
+    Raises:
+        InputFault: with the name of the first such profile.
+    """
+    if not defined:
+        raise InputFault(
+            Reason.POLICY_EMPTY, "the policy defines no profile; it needs one `profile NAME { ... }` at least"
+        )
+    if len(defined) > NAMES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE, f"the policy defines {len(defined)} profiles, at most {NAMES} are allowed"
+        )
+    for one in defined:
+        _refuse_name(one)
+        if one.attaches:
+            raise InputFault(
+                Reason.ATTACHMENT_REFUSED,
+                f"profile {one.name} attaches to programs of the host by their path, which would confine the "
+                "node itself; write `profile NAME {` without a path, pods name it in their securityContext",
+            )
+        if one.mode == "complain" and mode == "Enforce" and "//" not in one.name:
+            raise InputFault(
+                Reason.MODE_MISMATCH,
+                f"profile {one.name} has flags=(complain) while spec.appArmor.mode is Enforce; "
+                "remove the flag, or set the mode to Complain",
+            )
+
+
+def _refuse_name(one: compiled.Defined) -> None:
+    name = one.name
+    if one.namespace or name.startswith(":"):
+        raise InputFault(
+            Reason.NAME_UNUSABLE,
+            f"profile {name} asks for the policy namespace {one.namespace}; pods can't name profiles there, "
+            "define it without a namespace",
+        )
+    if len(name.encode(errors="surrogateescape")) > NAME_BYTES or not name.isprintable():
+        raise InputFault(
+            Reason.NAME_UNUSABLE,
+            f"a profile's name must be printable and have at most {NAME_BYTES} bytes: {ascii(name)[:80]}",
+        )
+    if name.split("//", 1)[0] in PROTECTED:
+        raise InputFault(
+            Reason.NAME_PROTECTED,
+            f"profile {name} belongs to the container runtime and would change every container of a node; "
+            "choose another name",
+        )

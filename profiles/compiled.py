@@ -1,0 +1,131 @@
+"""Reads what compiled AppArmor policy defines: names, modes and attachments. Pure.
+
+Called by `check` and by the agent, which compares it with what the kernel lists: the binary is what the
+kernel will act on, so nothing that a text can spell in a clever way escapes it.
+
+Format: security/apparmor/policy_unpack.c in the kernel. Everything is little endian; an element is an
+optional name (tag 4, u16 length, bytes with their NUL) and then a tag with its value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+_NAME, _STRING, _BLOB, _STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY, _ARRAY_END = range(4, 13)
+_INTEGER = {0: "<B", 1: "<H", 2: "<I", 3: "<Q"}
+_LENGTH = {_STRING: "<H", _BLOB: "<I", _ARRAY: "<H"}
+
+# PACKED_MODE_* of policy_unpack.c, in the words of the kernel's `mode` files.
+_MODES: dict[object, str] = {0: "enforce", 1: "complain", 2: "kill", 3: "unconfined", 4: "prompt"}
+
+
+@dataclass(frozen=True)
+class Defined:
+    """One profile in compiled policy.
+
+    Attributes:
+        name: as the kernel lists it, children as `parent//child`.
+        mode: the kernel's word: enforce, complain, kill, unconfined or prompt.
+        attaches: whether it takes programs of the host by their path.
+        namespace: the policy namespace it asks for; empty for the current one.
+    """
+
+    name: str
+    mode: str
+    attaches: bool = False
+    namespace: str = ""
+
+
+@dataclass(frozen=True)
+class _Element:
+    tag: int
+    name: str
+    value: int | bytes | None
+    depth: int
+
+
+def read(compiled: bytes) -> list[Defined]:
+    """Return the profiles that compiled policy defines, in its order.
+
+    Raises:
+        ValueError: the bytes are not compiled policy.
+    """
+    defined: list[Defined] = []
+    namespace = ""
+    elements = _elements(compiled)
+    at = 0
+    while at < len(elements):
+        element = elements[at]
+        if element.name == "namespace" and element.depth == 0:
+            namespace = _text(element)
+        if element.tag == _STRUCT and element.name == "profile" and element.depth == 0:
+            end = next(i for i in range(at + 1, len(elements)) if elements[i].depth == 0)
+            defined.append(_profile(elements[at + 1 : end], namespace))
+            namespace = ""
+            at = end
+        at += 1
+    return defined
+
+
+def digests(compiled: bytes) -> frozenset[str]:
+    """Return the hashes under which a kernel may list this policy's raw data: SHA-1 until 6.6, SHA-256 since."""
+    return frozenset({hashlib.sha1(compiled).hexdigest(), hashlib.sha256(compiled).hexdigest()})  # noqa: S324
+
+
+def _profile(body: list[_Element], namespace: str) -> Defined:
+    flags = next(i for i, element in enumerate(body) if element.tag == _STRUCT and element.name == "flags")
+    mode = body[flags + 2].value  # flags, mode, audit: three u32
+    name = _text(body[0])
+    # An attachment is a string `attach`, a match table before the flags, or the name itself (policy.c,
+    # find_attach); a child's name never is one: its parent has to ask for it.
+    attaches = any(element.name == "attach" or element.tag == _BLOB for element in body[:flags])
+    attaches = "//" not in name and (attaches or name.startswith("/"))
+    return Defined(name, _MODES.get(mode, f"mode {mode!r}"), attaches, namespace)
+
+
+def _text(element: _Element) -> str:
+    if not isinstance(element.value, bytes):
+        raise ValueError("compiled policy holds a number where a name belongs")  # noqa: TRY004 - bad input
+    return element.value.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _elements(data: bytes) -> list[_Element]:
+    """Return the elements of compiled policy, flat, each with the number of structs and lists around it."""
+    found: list[_Element] = []
+    at = depth = 0
+    name = ""
+    try:
+        while at < len(data):
+            tag = data[at]
+            at += 1
+            value: int | bytes | None = None
+            if tag == _NAME or tag in _LENGTH:
+                form = _LENGTH.get(tag, "<H")
+                (length,) = struct.unpack_from(form, data, at)
+                at += struct.calcsize(form)
+                if tag != _ARRAY:
+                    if at + length > len(data):
+                        raise ValueError("compiled policy ends within a value")
+                    value = data[at : at + length]
+                    at += length
+            elif tag in _INTEGER:
+                (value,) = struct.unpack_from(_INTEGER[tag], data, at)
+                at += struct.calcsize(_INTEGER[tag])
+            elif tag not in (_STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY_END):
+                raise ValueError(f"compiled policy holds an unknown tag {tag}")
+            if tag == _NAME:
+                name = (value if isinstance(value, bytes) else b"").rstrip(b"\0").decode(errors="replace")
+                continue
+            if tag in (_STRUCT_END, _LIST_END, _ARRAY_END):
+                depth -= 1
+            found.append(_Element(tag, name, value, depth))
+            if tag in (_STRUCT, _LIST, _ARRAY):
+                depth += 1
+            name = ""
+    except struct.error as error:
+        raise ValueError("compiled policy ends within a number") from error
+    if depth:
+        raise ValueError("compiled policy ends within a struct")
+    return found

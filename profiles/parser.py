@@ -1,0 +1,239 @@
+"""Runs apparmor_parser within limits and turns its words into verdicts. The only module that starts it.
+
+Called by `check` (may this text be published?) and by the agent (compile and load it here). A text comes
+from a user and is hostile: it may never stop compiling, allocate without end or print without end, so
+each run gets a session of its own, limits, and dies as a whole group. No text ever touches a file or a
+command line here: everything goes through the parser's standard input and output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..crds.errors import Fault, InputFault, NodeFault
+from ..crds.reasons import Reason
+
+MESSAGE_BYTES = 1024
+
+# What the parser says about its surroundings and not about the text.
+_NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
+# "AppArmor parser error for F in profile P at line 4: words", with the middle parts optional: the form
+# changed between 3.0 and 4.1 and depends on where the text came from.
+_AT_LINE = re.compile(r"^AppArmor parser error.*? at line (?P<line>\d+): (?P<words>.*)$")
+_IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may use: wall and CPU seconds, bytes of memory and bytes of output."""
+
+    seconds: float = 20.0
+    cpu_seconds: int = 15
+    memory: int = 1 << 30
+    output: int = 16 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended: exit code, or the limit it met."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+    exceeded: str = ""
+
+
+@dataclass(frozen=True)
+class Parser:
+    """An apparmor_parser and what it compiles for.
+
+    Attributes:
+        program: the parser to run, found by PATH.
+        base: the folder of abstractions and tunables that `include <...>` may reach.
+        features: a feature file to compile for; None compiles for the running kernel.
+        limits: of each run.
+    """
+
+    program: str = "apparmor_parser"
+    base: Path = Path("/etc/apparmor.d")
+    features: Path | None = None
+    limits: Limits = Limits()
+
+    async def version(self) -> str:
+        """Return the parser's version, such as `4.1.0`.
+
+        Raises:
+            NodeFault: it can't be run.
+        """
+        run = await self._run("--version")
+        found = re.search(r"version (\S+)", run.stdout.decode(errors="replace"))
+        if run.code or not found:
+            raise NodeFault(Reason.LOAD_FAILED, f"{self.program} does not tell its version")
+        return found[1]
+
+    async def names(self, text: str) -> list[str]:
+        """Return the kernel names that a text defines, the parser's order, children as `parent//child`.
+
+        Raises:
+            InputFault: the parser refuses the text.
+        """
+        run = await self._judge("--names", text=text.encode())
+        return [line for line in run.stdout.decode(errors="replace").splitlines() if line]
+
+    async def compile(self, text: str, mode: str) -> bytes:
+        """Return the text compiled to the kernel's binary form; `mode` Complain overrides its flags.
+
+        Raises:
+            InputFault: the parser refuses the text, or meets a limit on the way.
+        """
+        forced = ["--Complain"] if mode == "Complain" else []
+        run = await self._judge(
+            "--skip-kernel-load", "--skip-cache", "--jobs=0", "--stdout", *forced, text=text.encode()
+        )
+        return run.stdout
+
+    async def flatten(self, text: str) -> str:
+        """Return the text with its includes put in place, which compiles to the same policy anywhere.
+
+        Raises:
+            InputFault: the parser refuses the text.
+        """
+        run = await self._judge("--skip-kernel-load", "--skip-cache", "--preprocess", text=text.encode())
+        return run.stdout.decode(errors="replace")
+
+    async def load(self, compiled: bytes) -> None:
+        """Load or replace compiled policy in the running kernel, all its profiles at once.
+
+        Raises:
+            NodeFault: the kernel refuses it.
+        """
+        run = await self._run("--replace", "--binary", "--skip-cache", stdin=compiled)
+        if run.code or run.exceeded:
+            raise NodeFault(Reason.LOAD_FAILED, words(run.stderr) or f"the load ended with {run.code}")
+
+    async def _judge(self, *options: str, text: bytes) -> Run:
+        features = [f"--kernel-features={self.features}"] if self.features else []
+        run = await self._run(*options, *features, stdin=text)
+        if run.exceeded:
+            raise InputFault(Reason.POLICY_TOO_SLOW, f"apparmor_parser gave up: {run.exceeded}")
+        if run.code < 0 or run.code == 2:  # noqa: PLR2004 - killed, or "no such file": not the text's verdict
+            raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
+        if run.code:
+            raise InputFault(Reason.POLICY_REFUSED, words(run.stderr) or f"refused with code {run.code}")
+        return run
+
+    async def _run(self, *options: str, stdin: bytes = b"") -> Run:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self.program,
+                f"--base={self.base}",
+                *options,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"},
+            )
+        except OSError as error:
+            raise NodeFault(
+                Reason.LOAD_FAILED, f"{self.program} can't be started: {error.strerror}"
+            ) from error
+        return await _within(process, self.limits, stdin)
+
+
+async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: bytes) -> Run:
+    """Feed a started process and read it to its end or to the first limit; leaves no process behind."""
+    with contextlib.suppress(ProcessLookupError):  # it may have ended already
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
+        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+    exceeded = ""
+    stdout = stderr = b""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            _, stdout, stderr = await asyncio.gather(
+                _feed(process, stdin),
+                _read(process.stdout, limits.output),
+                _read(process.stderr, limits.output),
+            )
+            await process.wait()
+    except TimeoutError:
+        exceeded = f"the policy took over {limits.seconds:g} seconds to compile"
+    except _TooMuchError:
+        exceeded = f"the policy made over {limits.output >> 20} MiB of output"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        code = await process.wait()
+    if not exceeded and code == -signal.SIGXCPU:
+        exceeded = f"the policy took over {limits.cpu_seconds} CPU seconds to compile"
+    text = stderr.decode(errors="replace")
+    if not exceeded and code and re.search(r"bad_alloc|[Oo]ut of memory|Memory allocation", text):
+        exceeded = f"the policy took over {limits.memory >> 20} MiB to compile"
+    return Run(code, stdout, text, exceeded)
+
+
+class _TooMuchError(Exception):
+    """More output than the limit allows."""
+
+
+async def _feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
+    assert process.stdin  # noqa: S101 - asked for above
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended early: its exit code says why
+        process.stdin.write(stdin)
+        await process.stdin.drain()
+        process.stdin.close()
+        await process.stdin.wait_closed()
+
+
+async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
+    assert stream  # noqa: S101 - asked for above
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await stream.read(65536):
+        size += len(piece)
+        if size > limit:
+            raise _TooMuchError
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def words(stderr: str) -> str:
+    """Return what the parser said about the text: `line 4: syntax error, ...`, one line, at most 1 KiB.
+
+    Its remarks on its surroundings, control characters and absolute paths are left out: the text is the
+    user's, the folders are not.
+    """
+    said: list[str] = []
+    for line in stderr.splitlines():
+        if _NOISE.match(line):
+            continue
+        if at := _AT_LINE.match(line):
+            include = _IN_INCLUDE.search(line)
+            file = include["file"] if include else ""
+            where = f"{file}, " if file.startswith(("abstractions/", "tunables/")) else ""
+            said.append(f"{where}line {at['line']}: {at['words']}")
+        else:
+            said.append(line.strip())
+    return plain("; ".join(said))
+
+
+def plain(message: str) -> str:
+    """Return a message fit for a status, an Event or a terminal: no control characters, no host paths."""
+    text = _CONTROL.sub("?", message).replace("\n", "; ")
+    text = _ABSOLUTE.sub(lambda found: found[0].rsplit("/", 1)[1], text)
+    return text.encode()[:MESSAGE_BYTES].decode(errors="ignore")
+
+
+def fault_message(fault: Fault) -> str:
+    """Return the sentence of a fault as users see it."""
+    return plain(fault.message)
