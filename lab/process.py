@@ -10,9 +10,11 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from lab.errors import FailedError, UnmetError
 
@@ -100,6 +102,56 @@ def stop(process: Process, *, grace: float = 10.0, first: signal.Signals = signa
         _reap(process.pid)
 
 
+def wait_end(process: Process, seconds: float) -> bool:
+    """Wait until a process has ended; False if it runs on after that many seconds."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return not alive(process) or bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+        _reap(process.pid)
+
+
+def ancestors() -> set[int]:
+    """Return the ids of this process and of those above it."""
+    found: set[int] = set()
+    pid = os.getpid()
+    while pid > 0:
+        found.add(pid)
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(stat[stat.rindex(")") + 2 :].split()[1])
+    return found
+
+
+def parse_memory_mib(status: str) -> int:
+    """Return the resident memory in MiB from the text of /proc/PID/status, see proc(5)."""
+    for line in status.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def memory_mib(pid: int) -> int:
+    """Return the memory that a process holds, 0 if it is gone."""
+    try:
+        return parse_memory_mib(Path(f"/proc/{pid}/status").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def become(argv: Command, env: Mapping[str, str]) -> NoReturn:
+    """Replace this process by a program, with these additions to its environment."""
+    words = [os.fspath(word) for word in argv]
+    sys.stdout.flush()
+    try:
+        os.execvpe(words[0], words, {**os.environ, **env})  # noqa: S606 - no shell is wanted
+    except FileNotFoundError as error:
+        raise UnmetError(f"{words[0]} is not on this machine: run `python -m lab deps`.") from error
+
+
 def tail(log: Path, lines: int = 3) -> str:
     """Return the last lines of a log on one line, for an error's sentence."""
     try:
@@ -150,24 +202,13 @@ def succeeds(argv: Command, *, timeout: float = 60) -> bool:
     return done.returncode == 0
 
 
-def forward(argv: Command, *, env: Mapping[str, str] | None = None) -> int:
-    """Run a program on this terminal and return its exit code, 128 + N for a signal N.
-
-    Ctrl-C reaches the program itself (it is in the terminal's group); here it only waits.
-    """
-    try:
-        child = subprocess.Popen(list(argv), env=None if env is None else {**os.environ, **env})
-    except FileNotFoundError as error:
-        raise UnmetError(f"{argv[0]} is not on this machine.") from error
-    while True:
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:
-            continue
-        return code if code >= 0 else 128 - code
-
-
-def stream(argv: Command, log: Path, *, env: Mapping[str, str] | None = None, note: object = None) -> None:
+def stream(
+    argv: Command,
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> None:
     """Run a program to its end, its output in `log`; each line also goes to `note` if given.
 
     Raises FailedError, naming the log, when its exit code is not 0.
@@ -189,7 +230,7 @@ def stream(argv: Command, log: Path, *, env: Mapping[str, str] | None = None, no
         if child.stdout is not None:
             for line in child.stdout:
                 output.write(line)
-                if callable(note):
+                if note:
                     note(line.rstrip())
     if child.returncode:
         raise FailedError(
