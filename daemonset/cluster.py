@@ -1,0 +1,145 @@
+"""The agent's side of the API: follow the revisions and the own Node, write the own ProfileNode. No other caller.
+
+Used by `agent`. Follows by list and watch on a light client: kopf would take a third of the agent's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import msgspec
+import structlog
+from lightkube import ApiError, AsyncClient
+from lightkube.generic_resource import create_global_resource
+from lightkube.resources.core_v1 import Node
+from lightkube.types import PatchType
+
+from ..crds.errors import ClusterFault
+from ..crds.models import Metadata, Model, ProfileNode, ProfileRevision, decode, encode
+from ..crds.names import FIELD_MANAGER, GROUP, PROFILE_NODES, PROFILE_REVISIONS, VERSION
+from ..crds.reasons import Reason
+
+log = structlog.get_logger()
+
+_Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
+_ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
+
+# The server ends a watch after this many seconds; a client that hears nothing for longer is cut off
+# without being told (a lost link), so it asks again.
+WATCH_SECONDS = 240
+STALLED_SECONDS = WATCH_SECONDS + 20
+RETRY_SECONDS = (0.5, 15.0)
+_GONE = 410
+
+Unreachable = (httpx2.HTTPError, OSError, TimeoutError)
+
+
+class NodeObject(Model):
+    """The part of a Node that the agent reads."""
+
+    metadata: Metadata
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The API as one node's agent sees it."""
+
+    client: AsyncClient
+    node: str
+
+    async def follow_revisions(self, seen: Callable[[Mapping[str, ProfileRevision]], None]) -> None:
+        """Call `seen` with every ProfileRevision by name, once listed and after each change; never returns."""
+        await _follow(self.client, _Revisions, ProfileRevision, None, seen)
+
+    async def follow_node(self, seen: Callable[[Mapping[str, NodeObject]], None]) -> None:
+        """Call `seen` with this agent's own Node, once listed and after each change; never returns."""
+        await _follow(self.client, Node, NodeObject, {"metadata.name": self.node}, seen)
+
+    async def write(self, profile_node: ProfileNode) -> None:
+        """Create or update the node's ProfileNode in one write.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        body = encode(profile_node)
+        try:
+            await self.client.patch(
+                _ProfileNodes,
+                profile_node.metadata.name,
+                body,
+                patch_type=PatchType.APPLY,
+                field_manager=f"{FIELD_MANAGER}-agent",
+                force=True,
+            )
+        except Unreachable as error:
+            raise ClusterFault(
+                Reason.UPDATING, f"the ProfileNode was not written: {_why(error)}"
+            ) from error
+
+
+async def _follow(
+    client: AsyncClient,
+    resource: Any,
+    kind: type[Any],
+    fields: dict[str, str] | None,
+    seen: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """List, then watch from there; whatever ends the watch, list again. A missed event heals so."""
+    failures = 0
+    while True:
+        try:
+            listing = client.list(resource, fields=fields)
+            objects = dict([_named(kind, body) async for body in listing])
+            seen(objects)
+            failures = 0
+            async for event, body in _events(client, resource, fields, listing.resourceVersion):
+                name, model = _named(kind, body)
+                if event == "DELETED":
+                    objects.pop(name, None)
+                else:
+                    objects[name] = model
+                seen(objects)
+        except Unreachable as error:
+            failures += 1
+            gone = isinstance(error, ApiError) and error.status.code == _GONE
+            if not gone:
+                log.warning("watch interrupted", kind=kind.__name__, error=_why(error), failures=failures)
+            # Full jitter: after an outage of the API a thousand agents must not come back at once.
+            low, high = RETRY_SECONDS
+            await asyncio.sleep(random.uniform(low / 2, min(high, low * 2**failures)))  # noqa: S311
+
+
+async def _events(
+    client: AsyncClient, resource: Any, fields: dict[str, str] | None, version: str
+) -> AsyncIterator[tuple[str, Any]]:
+    """Yield watch events until the watch fails or stalls.
+
+    Raises:
+        TimeoutError: nothing was heard for longer than the server keeps a watch open.
+    """
+    events = client.watch(resource, fields=fields, resource_version=version, server_timeout=WATCH_SECONDS)
+    iterator = aiter(events)
+    while True:
+        async with asyncio.timeout(STALLED_SECONDS):
+            try:
+                event = await anext(iterator)
+            except StopAsyncIteration:
+                return
+        yield event
+
+
+def _named(kind: type[Any], body: Any) -> tuple[str, Any]:
+    # lightkube gives typed structs for what it knows and dicts for custom resources
+    model = decode(kind, body if isinstance(body, dict) else msgspec.to_builtins(body))
+    return model.metadata.name, model
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, ApiError):
+        return f"{error.status.code} {error.status.reason}: {error.status.message}"[:500]
+    return f"{type(error).__name__}: {error}"[:500]

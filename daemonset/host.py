@@ -1,0 +1,229 @@
+"""The node as the agent's container sees it: the kernel's files and three folders. The only user of host paths.
+
+Called by `apparmor` (load, read back, record) and by `agent` (facts, drift). Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_HASHES = ("raw_sha256", "raw_sha1")
+_SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*$")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One profile as the kernel lists it: mode in the kernel's word, hash of its raw data where it gives one."""
+
+    mode: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the node's files are mounted in the agent's container.
+
+    Attributes:
+        securityfs: the kernel's security file system.
+        policies: the node's /etc/apparmor.d, which its own boot loads.
+        state: a folder of Hauberk's own on the node's disk.
+        proc: process table of the node (the pod has hostPID).
+        os_release: the node's /etc/os-release.
+    """
+
+    securityfs: Path = Path("/sys/kernel/security")
+    policies: Path = Path("/host/etc/apparmor.d")
+    state: Path = Path("/host/var/lib/hauberk")
+    proc: Path = Path("/proc")
+    os_release: Path = Path("/host/etc/os-release")
+
+    @property
+    def apparmor(self) -> Path:
+        """Return the folder of the kernel's AppArmor interface."""
+        return self.securityfs / "apparmor"
+
+    def has_apparmor(self) -> bool:
+        """Return whether the running kernel enforces AppArmor."""
+        return (self.apparmor / ".replace").exists() and "apparmor" in self.lsms()
+
+    def lsms(self) -> list[str]:
+        """Return the security modules that are active, in the kernel's order."""
+        return [name for name in _read(self.securityfs / "lsm").strip().split(",") if name]
+
+    def boot_id(self) -> str:
+        """Return the identity of this boot of the kernel, as the kubelet reports it too."""
+        return _read(self.proc / "sys/kernel/random/boot_id").strip()
+
+    def kernel_release(self) -> str:
+        """Return the kernel's release, such as `6.1.0-18-amd64`."""
+        return platform.release()
+
+    def architecture(self) -> str:
+        """Return the machine's architecture, such as `x86_64`."""
+        return platform.machine()
+
+    def os_release_text(self) -> str:
+        """Return the node's os-release(5), empty where it has none."""
+        return _read(self.os_release)
+
+    def features(self) -> str:
+        """Return a digest of the kernel's AppArmor feature tree: equal digests compile to equal policy."""
+        tree = hashlib.sha256()
+        root = self.apparmor / "features"
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            tree.update(f"{file.relative_to(root)}={_read(file)}\n".encode())
+        return tree.hexdigest()[:10]
+
+    def kernel(self) -> dict[str, Loaded]:
+        """Return what the kernel's current policy namespace holds now, by full name (`parent//child`)."""
+        root = self.apparmor / "policy/profiles"
+        return dict(_walk(root, ""))
+
+    def remove(self, name: str) -> bool:
+        """Remove a profile and its children from the kernel; return whether it was there."""
+        try:
+            with (self.apparmor / ".remove").open("wb", buffering=0) as kernel:
+                kernel.write(name.encode(errors="surrogateescape"))
+        except FileNotFoundError:  # the kernel's ENOENT: no such profile
+            return False
+        return True
+
+    def confined(self) -> Counter[str]:
+        """Return how many tasks each profile confines now, by its full name.
+
+        A task may be confined by a stack (`a//&b`): it counts for each. Tasks that end while they are
+        looked at are no longer confined by anything.
+        """
+        tasks: Counter[str] = Counter()
+        for folder in self.proc.iterdir():
+            if not folder.name.isdigit():
+                continue
+            for file in ("attr/apparmor/current", "attr/current"):
+                with contextlib.suppress(OSError):
+                    label = (folder / file).read_bytes().rstrip(b"\0\n").decode(errors="surrogateescape")
+                    tasks.update(_profiles_of(label))
+                    break
+        return tasks
+
+    @contextlib.contextmanager
+    def changes(self, changed: asyncio.Event) -> Iterator[None]:
+        """Set `changed` whenever anyone loads, replaces or removes policy, for as long as the context lasts.
+
+        The kernel's `revision` file answers poll() (security/apparmor/apparmorfs.c, ns_revision_poll).
+        """
+        loop = asyncio.get_running_loop()
+        revision = os.open(self.apparmor / "revision", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+        def wake() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(revision, 64)  # tells the kernel that this revision was seen
+            changed.set()
+
+        loop.add_reader(revision, wake)
+        try:
+            yield
+        finally:
+            loop.remove_reader(revision)
+            os.close(revision)
+
+    def write(self, folder: Path, name: str, text: str) -> None:
+        """Write a file so that it is either wholly there or not at all, also after a power cut.
+
+        Raises:
+            OSError: the disk did not take it; what was there before is untouched.
+        """
+        if not _SAFE_FILE.match(name):
+            raise ValueError(f"{name!r} is not a file name of Hauberk's")
+        folder.mkdir(parents=True, exist_ok=True)
+        # A dot-file in the same folder: rename stays within the file system and the parser skips it.
+        unfinished = folder / f".{name}.new"
+        try:
+            with unfinished.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(folder / name)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        sync_folder(folder)
+
+    def first_lines(self, folder: Path, prefix: str) -> Iterator[str]:
+        """Yield the first line of each file in a folder whose name has a prefix."""
+        for file in sorted(folder.glob(f"{prefix}*")):
+            with contextlib.suppress(OSError), file.open(errors="replace") as text:
+                yield text.readline(512).rstrip("\n")
+
+    def link(self, folder: Path, name: str, target: str) -> None:
+        """Make a symbolic link, in place of whatever had that name."""
+        if not _SAFE_FILE.match(name):
+            raise ValueError(f"{name!r} is not a file name of Hauberk's")
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".{name}.new"
+        unfinished.unlink(missing_ok=True)
+        unfinished.symlink_to(target)
+        unfinished.replace(folder / name)
+
+    def delete(self, folder: Path, name: str) -> None:
+        """Delete a file of Hauberk's; one that is not there is as good."""
+        if not _SAFE_FILE.match(name):
+            raise ValueError(f"{name!r} is not a file name of Hauberk's")
+        (folder / name).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _walk(folder: Path, parent: str) -> Iterator[tuple[str, Loaded]]:
+    """Yield the profiles below a folder of the kernel's tree, whose folders' names are mangled and not used."""
+    try:
+        entries = list(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        try:
+            name = (entry / "name").read_bytes().removesuffix(b"\n").decode(errors="surrogateescape")
+            mode = (entry / "mode").read_text().strip()
+        except OSError:  # removed while it was read: then the kernel no longer holds it
+            continue
+        full = f"{parent}//{name}" if parent else name
+        yield full, Loaded(mode, _digest(entry))
+        yield from _walk(entry / "profiles", full)
+
+
+def _digest(entry: Path) -> str | None:
+    for file in _HASHES:
+        with contextlib.suppress(OSError):
+            return (entry / file).read_text().strip()
+    return None
+
+
+def _profiles_of(label: str) -> list[str]:
+    """Return the profiles in a task's label, such as `a//&b (enforce)`; none for `unconfined`."""
+    if label == "unconfined" or not label:
+        return []
+    names = label.rsplit(" (", 1)[0]
+    return [name for name in names.split("//&") if name != "unconfined"]

@@ -1,0 +1,260 @@
+"""Decides what to do on this node. Pure: a snapshot in, steps out, with a reason for every "no".
+
+Called by `agent` whenever a revision, the node's labels or the kernel changed; its steps are carried out
+by `apparmor`. Planning again after any of them gives the rest, so a crash between two steps heals itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..crds.models import Problem, ProfileRevision, Text
+from ..crds.names import ANY_FACTS, CONTRACT
+from ..crds.reasons import Reason
+from .holdings import Holding
+from .host import Loaded
+
+
+class Key(NamedTuple):
+    """What identifies a step, so that one that failed is not tried again before something changed."""
+
+    kind: str
+    profile: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """Compile, load, read back and record a text; `revision` is the content's digest."""
+
+    profile: str
+    uid: str
+    revision: str
+    mode: str
+    text: str
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies this step."""
+        return Key("load", self.profile, self.revision)
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove kernel names that a replaced text defined and the loaded one does not."""
+
+    holding: Holding
+    names: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies this step."""
+        return Key("prune", self.holding.profile, self.holding.revision)
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Write a loaded profile to where the node's own boot loads it."""
+
+    holding: Holding
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies this step."""
+        return Key("persist", self.holding.profile, self.holding.revision)
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Unload a profile, unless a task is confined by it, and forget it."""
+
+    holding: Holding
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies this step."""
+        return Key("remove", self.holding.profile, self.holding.revision)
+
+
+Step = Load | Prune | Persist | Remove
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the decision rests on.
+
+    Attributes:
+        revisions: every ProfileRevision of this backend's type.
+        labels: of this node.
+        facts_key: the key of this node's facts among a revision's texts.
+        holdings: what the agent recorded, by profile.
+        kernel: what the kernel holds, by name.
+        boot_id: of this boot.
+        boot_files: revision written to where the node's own boot loads it, by profile.
+        refused: problems that steps met, by their keys: not tried again as long as they are here.
+    """
+
+    revisions: tuple[ProfileRevision, ...]
+    labels: Mapping[str, str]
+    holdings: Mapping[str, Holding]
+    kernel: Mapping[str, Loaded]
+    boot_id: str
+    boot_files: Mapping[str, str] = field(default_factory=dict[str, str])
+    refused: Mapping[Key, Problem] = field(default_factory=dict[Key, Problem])
+    facts_key: str = ANY_FACTS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps to take, and the problems that no step can mend, by profile."""
+
+    steps: tuple[Step, ...]
+    problems: Mapping[str, Problem]
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """Return the steps that bring the kernel from what it holds to what the revisions want."""
+    steps: list[Step] = []
+    problems: dict[str, Problem] = {}
+    wanted = _by_profile(snapshot.revisions)
+    for profile in sorted(wanted.keys() | snapshot.holdings.keys()):
+        step, problem = _one(profile, wanted.get(profile, []), snapshot)
+        if step and step.key in snapshot.refused:
+            problem = problem or snapshot.refused[step.key]
+        elif step:
+            steps.append(step)
+        if problem:
+            problems[profile] = problem
+    # What goes away goes first: a profile may take over a name that another gives up.
+    steps.sort(key=lambda step: not isinstance(step, Remove))
+    return Plan(tuple(steps), problems)
+
+
+def _by_profile(revisions: Iterable[ProfileRevision]) -> dict[str, list[ProfileRevision]]:
+    """Return each profile's revisions, the wanted one first."""
+    found: dict[str, list[ProfileRevision]] = {}
+    for revision in revisions:
+        found.setdefault(revision.spec.profile, []).append(revision)
+    for several in found.values():
+        several.sort(key=lambda revision: revision.spec.placement.sequence, reverse=True)
+    return found
+
+
+def _one(
+    profile: str, revisions: list[ProfileRevision], snapshot: Snapshot
+) -> tuple[Step | None, Problem | None]:
+    holding = snapshot.holdings.get(profile)
+    if not revisions:
+        # Absence is not deletion: what is loaded stays, and stays repaired, until someone says otherwise.
+        return (_repair(holding, snapshot) if holding else None), None
+    newest = revisions[0].spec
+    if newest.contract > CONTRACT:
+        problem = _problem(
+            revisions[0],
+            Reason.AWAITING_RENDER,
+            f"the revision has contract {newest.contract} and this agent knows {CONTRACT}; update the agent",
+        )
+        return (_repair(holding, snapshot) if holding else None), problem
+    placement = newest.placement
+    if placement.withdrawn or not placement.node_selector.matches(dict(snapshot.labels)):
+        return (Remove(holding) if holding else None), None
+    if placement.suspend and holding:
+        return _repair(holding, snapshot), None
+    return _newest_that_works(profile, revisions, holding, snapshot)
+
+
+def _newest_that_works(
+    profile: str, revisions: list[ProfileRevision], holding: Holding | None, snapshot: Snapshot
+) -> tuple[Step | None, Problem | None]:
+    """Return the step towards the wanted revision; where this node refuses it, the last good one stays."""
+    problem: Problem | None = None
+    for revision in revisions:
+        digest = revision.spec.content.digest
+        text = _text(revision, snapshot.facts_key)
+        refusal = snapshot.refused.get(Key("load", profile, digest))
+        if text is None:
+            refusal = _problem(revision, Reason.AWAITING_RENDER, "no text of this revision fits the node yet")
+        if text is None or refusal:
+            problem = problem or refusal
+            if holding:
+                return _repair(holding, snapshot), problem
+            continue
+        if holding and (holding.revision, holding.uid) == (digest, revision.spec.profile_uid):
+            return _repair(holding, snapshot), problem
+        content = revision.spec.content
+        return Load(profile, revision.spec.profile_uid, digest, content.mode, text.text), problem
+    return None, problem
+
+
+def _text(revision: ProfileRevision, facts_key: str) -> Text | None:
+    texts = {text.facts: text for text in revision.spec.content.texts}
+    return texts.get(facts_key) or texts.get(ANY_FACTS)
+
+
+def _problem(revision: ProfileRevision, reason: Reason, message: str) -> Problem:
+    return Problem(revision=revision.spec.content.digest, reason=reason, message=message)
+
+
+def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
+    """Return the step that makes kernel and disk hold a recorded profile exactly; None where they do."""
+    if mismatch(holding, snapshot.kernel, snapshot.boot_id):
+        return Load(holding.profile, holding.uid, holding.revision, holding.mode, holding.text)
+    if stale := stale_names(holding, snapshot.holdings, snapshot.kernel):
+        return Prune(holding, stale)
+    if holding.boots and snapshot.boot_files.get(holding.profile) != holding.revision:
+        return Persist(holding)
+    return None
+
+
+def mismatch(holding: Holding, kernel: Mapping[str, Loaded], boot_id: str) -> str:
+    """Return how the kernel differs from a recorded profile, empty where it holds it exactly.
+
+    Names, modes, and, where the kernel gives one, the hash of the policy as it was loaded. A kernel that
+    gives no hash can't tell our policy from what its own boot loaded: there, only a load in this boot counts.
+    """
+    for name, mode in holding.modes.items():
+        loaded = kernel.get(name)
+        if loaded is None:
+            return f"the kernel does not hold {name}"
+        if loaded.mode != mode:
+            return f"the kernel holds {name} in mode {loaded.mode} instead of {mode}"
+        if loaded.digest is not None and loaded.digest not in holding.digests:
+            return f"the kernel holds another policy under the name {name}"
+        if loaded.digest is None and holding.boot_id != boot_id:
+            return f"{name} was not loaded by this agent since the node booted"
+    return ""
+
+
+def stale_names(
+    holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
+) -> tuple[str, ...]:
+    """Return the kernel names that a profile's earlier text left behind and nobody else claims.
+
+    Names that the text gave up, and children of those it kept: replacing a parent inherits its children.
+    """
+    claimed = {name for one in holdings.values() for name in one.modes} | set(holding.modes)
+    parents = {name for name in holding.modes if "//" not in name}
+    left = {name for name in kernel if "//" in name and name.split("//", 1)[0] in parents}
+    return tuple(sorted((left | (set(holding.former) & kernel.keys())) - claimed))
+
+
+def foreign_names(
+    profile: str, wanted: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
+) -> dict[str, str]:
+    """Return the names that `wanted` may not replace, each with its owner (empty: the host).
+
+    A name in the kernel that no record claims is the host's, unless it is byte for byte the policy that
+    would be loaded: then a record was lost (a crash after the load) and nothing is replaced.
+    """
+    owners = {name: one.profile for one in holdings.values() for name in (*one.former, *one.modes)}
+    foreign: dict[str, str] = {}
+    for name in wanted.modes:
+        owner = owners.get(name)
+        if owner == profile or (owner is None and name not in kernel):
+            continue
+        if owner is None and kernel[name].digest in wanted.digests:
+            continue
+        foreign[name] = owner or ""
+    return foreign

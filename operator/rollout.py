@@ -1,0 +1,110 @@
+"""What one profile is on each node: the facts behind every count and every wait. Pure.
+
+Called by `aggregate` (counts, failures) and by `desired` (may a superseded revision go, is a deletion done).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..crds.models import Failure, NodeSelector, ProfileNode
+from ..crds.reasons import NodeState, Reason
+from .snapshot import AgentView, NodeView, Snapshot
+
+# An agent that is upgraded, or an API server that restarts, must not make every profile flap.
+AGENT_DOWN_AFTER = timedelta(seconds=90)
+
+
+@dataclass(frozen=True)
+class OnNode:
+    """One profile on one node; `holds` is the content digest that the kernel holds, empty for none."""
+
+    node: str
+    state: NodeState
+    failure: Failure | None = None
+    holds: str = ""
+
+
+def on_nodes(profile: str, digest: str, mode: str, selector: NodeSelector, snapshot: Snapshot) -> list[OnNode]:
+    """Return the profile's state on every selected node that has a kernel, by the node's name.
+
+    Args:
+        profile: the SecurityProfile's name.
+        digest: of the content that should be loaded.
+        mode: that it should be in.
+        selector: which nodes it goes to.
+        snapshot: the cluster.
+    """
+    return [
+        _on_node(profile, digest, mode, node, snapshot)
+        for _, node in sorted(snapshot.nodes.items())
+        if node.has_kernel and selector.matches(dict(node.labels))
+    ]
+
+
+def _on_node(profile: str, digest: str, mode: str, node: NodeView, snapshot: Snapshot) -> OnNode:
+    report = snapshot.reports.get(node.name)
+    if report and report.status.boot_id and report.status.app_armor is None:
+        return OnNode(node.name, NodeState.UNSUPPORTED)
+    holds = held(profile, report)
+    if not node.ready:
+        return OnNode(
+            node.name,
+            NodeState.UNREACHABLE,
+            Failure(node=node.name, reason=Reason.NODES_UNREACHABLE, message="the node is not Ready"),
+            holds[0],
+        )
+    if agent_down(node, snapshot.agents.get(node.name), snapshot.now):
+        return OnNode(
+            node.name,
+            NodeState.AGENT_DOWN,
+            Failure(
+                node=node.name,
+                reason=Reason.AGENT_DOWN,
+                message="the node is Ready but its hauberk-agent pod is not; see that pod's log",
+            ),
+            holds[0],
+        )
+    return _reported(profile, digest, mode, node, report)
+
+
+def _reported(profile: str, digest: str, mode: str, node: NodeView, report: ProfileNode | None) -> OnNode:
+    if report is None or report.status.app_armor is None or report.status.boot_id != node.boot_id:
+        return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
+    revision, kernel_mode = held(profile, report)
+    problem = report.status.app_armor.problems.get(profile)
+    failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
+    if revision == digest and (kernel_mode == "complain") == (mode == "Complain"):
+        return OnNode(node.name, NodeState.READY, failure, revision)
+    if problem and problem.revision == digest:
+        return OnNode(node.name, NodeState.FAILED, failure, revision)
+    return OnNode(node.name, NodeState.UPDATING, None, revision)
+
+
+def held(profile: str, report: ProfileNode | None) -> tuple[str, str]:
+    """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
+    section = report.status.app_armor if report else None
+    entry = section.profiles.get(profile, "") if section else ""
+    revision, _, rest = entry.partition("/")
+    return revision, rest.partition("/")[0]
+
+
+def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
+    """Return whether a Ready node's agent has been away for too long to trust its last report."""
+    if agent is None:
+        return now - node.ready_since > AGENT_DOWN_AFTER
+    return not agent.ready and now - agent.since > AGENT_DOWN_AFTER
+
+
+def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:
+    """Return the reachable nodes whose kernel holds any revision of a profile, each with why it still does."""
+    holding: dict[str, str] = {}
+    for name, node in sorted(snapshot.nodes.items()):
+        report = snapshot.reports.get(name)
+        section = report.status.app_armor if report else None
+        if node.ready and section and profile in section.profiles:
+            problem = section.problems.get(profile)
+            holding[name] = problem.message if problem else ""
+    return holding

@@ -1,0 +1,127 @@
+"""What the operator knows of the cluster at one moment, as plain values. Pure.
+
+Filled by `handlers` and `controller` from API objects, read by `desired` and `aggregate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile
+from ..crds.reasons import Reason
+
+# Nodes without a kernel of their own: nothing can be loaded there (virtual-kubelet, AWS Fargate).
+_VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """The part of a Node that decisions need.
+
+    Attributes:
+        name: of the Node.
+        labels: its labels.
+        ready: whether its kubelet reports, and reports well.
+        ready_since: when that last changed.
+        boot_id: of the running kernel, as the kubelet reports it.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    ready: bool
+    ready_since: datetime
+    boot_id: str
+
+    @property
+    def has_kernel(self) -> bool:
+        """Return whether it is a Linux node with a kernel that an agent can reach."""
+        if self.labels.get("kubernetes.io/os", "linux") != "linux":
+            return False
+        return not any(self.labels.get(key) == value for key, value in _VIRTUAL.items())
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """One agent's pod: whether the kubelet calls it ready, and since when."""
+
+    node: str
+    ready: bool
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a profile is not published."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The kernel names that an accepted policy defines."""
+
+    names: tuple[str, ...]
+
+
+Judgement = Accepted | Refusal
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that decisions rest on; `judgements` are keyed by content digest."""
+
+    profiles: Mapping[str, SecurityProfile]
+    revisions: Mapping[str, ProfileRevision]
+    reports: Mapping[str, ProfileNode]
+    nodes: Mapping[str, NodeView]
+    agents: Mapping[str, AgentView]
+    judgements: Mapping[str, Judgement]
+    now: datetime
+
+    def revisions_of(self, profile: SecurityProfile) -> list[ProfileRevision]:
+        """Return the profile's own revisions, the wanted one first."""
+        return self._by_owner.get(profile.metadata.uid, [])
+
+    @cached_property
+    def _by_owner(self) -> dict[str, list[ProfileRevision]]:
+        found: dict[str, list[ProfileRevision]] = {}
+        for one in self.revisions.values():
+            found.setdefault(one.spec.profile_uid, []).append(one)
+        for several in found.values():
+            several.sort(key=lambda one: one.spec.placement.sequence, reverse=True)
+        return found
+
+
+def node_view(body: Mapping[str, Any]) -> NodeView:
+    """Return a Node as decisions need it; one that never reported is not ready since it was created."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    ready, since = _condition(status, metadata)
+    boot_id = (status.get("nodeInfo") or {}).get("bootID", "")
+    return NodeView(metadata["name"], metadata.get("labels") or {}, ready, since, boot_id)
+
+
+def agent_view(body: Mapping[str, Any]) -> AgentView | None:
+    """Return an agent's pod as decisions need it; None before it has a node or when it is going away."""
+    node = (body.get("spec") or {}).get("nodeName")
+    if not node or body["metadata"].get("deletionTimestamp"):
+        return None
+    ready, since = _condition(body.get("status") or {}, body["metadata"])
+    return AgentView(node, ready, since)
+
+
+def _condition(status: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[bool, datetime]:
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "Ready":
+            since = condition.get("lastTransitionTime") or metadata["creationTimestamp"]
+            return condition["status"] == "True", parse_time(since)
+    return False, parse_time(metadata["creationTimestamp"])
+
+
+def parse_time(text: str) -> datetime:
+    """Return a Kubernetes timestamp (RFC 3339, UTC)."""
+    return datetime.fromisoformat(text)
