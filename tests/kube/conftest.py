@@ -1,0 +1,107 @@
+"""A real API server with Hauberk's CRDs, for all tests of this folder.
+
+It is started once a run, without nodes; the tests tell their objects apart by name. About 6 s.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tenacity
+from kubernetes import client, config
+
+from lab import binaries
+from lab.controlplane import ControlPlane
+
+CRDS = Path(__file__).parents[2] / "crds"
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a run of kubectl ended and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """What it printed, if it was asked for `-o json`."""
+        return json.loads(self.stdout)
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl with one kubeconfig, called like a function."""
+
+    program: str
+    kubeconfig: Path
+    cache: Path
+
+    def __call__(self, *words: str, given: dict[str, Any] | str | None = None) -> Said:
+        """Run `kubectl WORDS` with the document `given` (a dict is sent as JSON) on its standard input."""
+        done = subprocess.run(
+            [self.program, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.cache}", *words],
+            input=json.dumps(given) if isinstance(given, dict) else given or "",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *words: str, given: dict[str, Any] | str | None = None) -> Said:
+        """Do the same where a failure is a failure of the test."""
+        said = self(*words, given=given)
+        assert said.code == 0, f"kubectl {' '.join(words)}: {said.stderr}"
+        return said
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Run etcd and kube-apiserver for as long as the tests take."""
+    found = binaries.find()
+    if found is None:
+        pytest.skip("no kube-apiserver: run `python -m lab binaries`, or name a folder in KUBEBUILDER_ASSETS")
+    with ControlPlane.local(tmp_path_factory.mktemp("kube"), found) as running:
+        yield running
+
+
+def _wait_described(kubectl: Kubectl) -> None:
+    """Return when the API server's OpenAPI has the three kinds, about a second after they are served."""
+    for attempt in tenacity.Retrying(stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1)):
+        with attempt:
+            described = kubectl.ok("get", "--raw", "/openapi/v3/apis/hauberk.dev/v1alpha1").object
+            kinds = {name.rpartition(".")[2] for name in described["components"]["schemas"]}
+            assert {"SecurityProfile", "ProfileRevision", "ProfileNode"} <= kinds
+
+
+@pytest.fixture(scope="session")
+def kubectl(control_plane: ControlPlane) -> Kubectl:
+    """Return kubectl for an API server that serves Hauberk's kinds; each of them can be asked for."""
+    own = control_plane.binaries / "kubectl"
+    program = str(own) if own.exists() else shutil.which("kubectl")
+    if program is None:
+        pytest.skip("no kubectl, neither beside kube-apiserver nor on the PATH")
+    folder = control_plane.folder
+    first = Kubectl(program, control_plane.kubeconfig, folder / "cache-before-crds")
+    first.ok("apply", "-k", str(CRDS))
+    first.ok("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
+    _wait_described(first)
+    # kubectl keeps what the server offers for ten minutes and looks a short name up in that alone
+    return Kubectl(program, control_plane.kubeconfig, folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def api(kubectl: Kubectl, control_plane: ControlPlane) -> Iterator[client.CustomObjectsApi]:
+    """Return the Python client, for tests that make many requests: ten times as quick as kubectl."""
+    del kubectl  # it is asked for because it brings the CRDs
+    with config.new_client_from_config(str(control_plane.kubeconfig)) as connection:
+        yield client.CustomObjectsApi(connection)
