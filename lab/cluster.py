@@ -218,7 +218,7 @@ class Lab:
         if missing:
             raise FailedError(
                 f"Not Ready within {READY_SECONDS:.0f} s: {', '.join(sorted(missing))}; "
-                f"see `python -m lab logs {sorted(missing)[0]} kubelet`."
+                f"see `python -m lab logs {min(missing)} kubelet`."
             )
 
     # --- talking to it

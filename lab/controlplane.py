@@ -128,8 +128,6 @@ def controller_flags(at: Listening, files: Files) -> list[str]:
     """Return kube-controller-manager's arguments; the lab itself gives each node its pod range."""
     return [
         f"--kubeconfig={files.controller_kubeconfig}",
-        f"--authentication-kubeconfig={files.controller_kubeconfig}",
-        f"--authorization-kubeconfig={files.controller_kubeconfig}",
         "--bind-address=127.0.0.1",
         f"--secure-port={at.controller}",
         f"--root-ca-file={files.authority}",
@@ -147,8 +145,6 @@ def scheduler_flags(at: Listening, files: Files) -> list[str]:
     """Return kube-scheduler's arguments."""
     return [
         f"--kubeconfig={files.scheduler_kubeconfig}",
-        f"--authentication-kubeconfig={files.scheduler_kubeconfig}",
-        f"--authorization-kubeconfig={files.scheduler_kubeconfig}",
         "--bind-address=127.0.0.1",
         f"--secure-port={at.scheduler}",
         "--leader-elect=false",
@@ -263,8 +259,8 @@ class ControlPlane:
                 continue
             argv = [*self.enter, str(self.program(component)), *FLAGS[component](self.at, self.files)]
             self.running[component] = process.start(argv, self.log(component), tied=self.tied)
-        if APISERVER in components:
-            self.wait_ready()
+            if component == APISERVER:  # the other two end if they may not do their work yet
+                self.wait_ready()
 
     def is_running(self, component: str) -> bool:
         """Whether the component's process is there."""

@@ -20,6 +20,9 @@ from lab.errors import FailedError, UnmetError
 
 Command = Sequence[str | os.PathLike[str]]
 
+# a killed process may still have to give back a gigabyte of memory
+KILL_SECONDS = 20.0
+
 # Children of this very process, kept so that they are reaped once they end.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -96,7 +99,7 @@ def stop(process: Process, *, grace: float = 10.0, first: signal.Signals = signa
             signal.pidfd_send_signal(descriptor, first)
             if not select.select([descriptor], [], [], grace)[0]:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                select.select([descriptor], [], [], grace)
+                select.select([descriptor], [], [], KILL_SECONDS)
     finally:
         os.close(descriptor)
         _reap(process.pid)

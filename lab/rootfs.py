@@ -5,7 +5,6 @@ Called by cluster.py. Two steps, both cached: `tree` (the distribution, by mmdeb
 A node writes to a copy-on-write file of its own over that disk, see node.py.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def tree(wanted: Kind, note: Callable[[str], None]) -> Path:
 
 def kernel_release() -> str:
     """Return the release of the user-mode kernel, such as 6.1.176, by the folder of its modules."""
-    releases = sorted(os.listdir(UML_MODULES)) if UML_MODULES.exists() else []
+    releases = sorted(path.name for path in UML_MODULES.iterdir()) if UML_MODULES.exists() else []
     if not releases:
         raise UnmetError("The user-mode kernel is missing: install the package user-mode-linux.")
     return releases[-1]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import cache
 from lab.network import Addresses
@@ -111,7 +112,7 @@ class State:
         _write(self.folder / f"{name}.json", {"value": value})
 
 
-def _read(path: Path) -> dict[str, str | int]:
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
