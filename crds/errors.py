@@ -10,7 +10,7 @@ from __future__ import annotations
 from .reasons import Reason
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - a fault is foreseen, a bug is an error
     """Something that Hauberk expects to happen, with a reason that conditions and metrics share.
 
     Attributes:

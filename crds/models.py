@@ -17,7 +17,7 @@ class Model(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
     """An immutable piece of an API object; unknown fields are ignored, as for any Kubernetes client."""
 
 
-class OwnerReference(Model, kw_only=True):
+class OwnerReference(Model, frozen=True, kw_only=True):
     """Who owns an object, so that the API server collects it with its owner."""
 
     api_version: str
@@ -26,7 +26,7 @@ class OwnerReference(Model, kw_only=True):
     uid: str
 
 
-class Metadata(Model, kw_only=True):
+class Metadata(Model, frozen=True, kw_only=True):
     """The part of ObjectMeta that Hauberk reads."""
 
     name: str
@@ -41,7 +41,7 @@ class Metadata(Model, kw_only=True):
     owner_references: list[OwnerReference] = msgspec.field(default_factory=list, name="ownerReferences")
 
 
-class Requirement(Model, kw_only=True):
+class Requirement(Model, frozen=True, kw_only=True):
     """One expression of a label selector."""
 
     key: str
@@ -49,7 +49,7 @@ class Requirement(Model, kw_only=True):
     values: list[str] = []
 
 
-class NodeSelector(Model, kw_only=True):
+class NodeSelector(Model, frozen=True, kw_only=True):
     """A metav1.LabelSelector over Node labels; empty selects every Linux node."""
 
     match_labels: dict[str, str] = {}
@@ -76,20 +76,20 @@ def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
             return False
 
 
-class AppArmor(Model, kw_only=True):
+class AppArmor(Model, frozen=True, kw_only=True):
     """The AppArmor block of a SecurityProfile."""
 
     policy: str
     mode: str = "Enforce"
 
 
-class Policy(Model, kw_only=True):
+class Policy(Model, frozen=True, kw_only=True):
     """The SELinux or the seccomp block: accepted by the API, served by later agents."""
 
     policy: str
 
 
-class ProfileSpec(Model, kw_only=True):
+class ProfileSpec(Model, frozen=True, kw_only=True):
     """What the user wants."""
 
     type: str
@@ -100,7 +100,7 @@ class ProfileSpec(Model, kw_only=True):
     suspend: bool = False
 
 
-class Condition(Model, kw_only=True):
+class Condition(Model, frozen=True, kw_only=True):
     """A metav1.Condition."""
 
     type: str
@@ -111,7 +111,7 @@ class Condition(Model, kw_only=True):
     last_transition_time: str = ""
 
 
-class Counts(Model, kw_only=True, omit_defaults=False):
+class Counts(Model, frozen=True, kw_only=True, omit_defaults=False):
     """Nodes by what the profile is on them; `targeted` are the selected ones that have the LSM."""
 
     targeted: int = 0
@@ -123,7 +123,7 @@ class Counts(Model, kw_only=True, omit_defaults=False):
     unsupported: int = 0
 
 
-class Summary(Model, kw_only=True, omit_defaults=False):
+class Summary(Model, frozen=True, kw_only=True, omit_defaults=False):
     """What the columns of `kubectl get secprof` show, one field each."""
 
     ready: str = ""
@@ -132,7 +132,7 @@ class Summary(Model, kw_only=True, omit_defaults=False):
     reference: str = ""
 
 
-class Failure(Model, kw_only=True):
+class Failure(Model, frozen=True, kw_only=True):
     """One node's trouble with the profile, or one remark about it."""
 
     node: str
@@ -140,7 +140,7 @@ class Failure(Model, kw_only=True):
     message: str
 
 
-class ProfileStatus(Model, kw_only=True):
+class ProfileStatus(Model, frozen=True, kw_only=True):
     """What the nodes' kernels were seen to hold."""
 
     observed_generation: int = 0
@@ -153,7 +153,7 @@ class ProfileStatus(Model, kw_only=True):
     conditions: list[Condition] = []
 
 
-class SecurityProfile(Model, kw_only=True):
+class SecurityProfile(Model, frozen=True, kw_only=True):
     """A profile as its author writes it."""
 
     metadata: Metadata
@@ -161,7 +161,7 @@ class SecurityProfile(Model, kw_only=True):
     status: ProfileStatus = ProfileStatus()
 
 
-class Text(Model, kw_only=True):
+class Text(Model, frozen=True, kw_only=True):
     """One rendered policy and the kernel names it defines (hats and children as `parent//child`)."""
 
     facts: str = ANY_FACTS
@@ -169,7 +169,7 @@ class Text(Model, kw_only=True):
     names: list[str]
 
 
-class Content(Model, kw_only=True):
+class Content(Model, frozen=True, kw_only=True):
     """The immutable part of a revision. `texts` only grows."""
 
     digest: str
@@ -177,7 +177,7 @@ class Content(Model, kw_only=True):
     texts: list[Text]
 
 
-class Placement(Model, kw_only=True, omit_defaults=False):
+class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
     """The mutable part: where it goes and which revision of the profile is the wanted one."""
 
     # the SecurityProfile's generation that asked for it: the highest of a profile's revisions is wanted
@@ -188,7 +188,7 @@ class Placement(Model, kw_only=True, omit_defaults=False):
     withdrawn: bool = False
 
 
-class RevisionSpec(Model, kw_only=True, omit_defaults=False):
+class RevisionSpec(Model, frozen=True, kw_only=True, omit_defaults=False):
     """What agents need to know, and all that they see of a SecurityProfile."""
 
     profile: str
@@ -199,7 +199,7 @@ class RevisionSpec(Model, kw_only=True, omit_defaults=False):
     placement: Placement
 
 
-class ProfileRevision(Model, kw_only=True):
+class ProfileRevision(Model, frozen=True, kw_only=True):
     """Content that the operator checked, broadcast to the agents."""
 
     metadata: Metadata
@@ -208,7 +208,7 @@ class ProfileRevision(Model, kw_only=True):
     kind: str = "ProfileRevision"
 
 
-class OperatingSystem(Model, kw_only=True):
+class OperatingSystem(Model, frozen=True, kw_only=True):
     """From os-release(5)."""
 
     id: str = ""
@@ -216,14 +216,14 @@ class OperatingSystem(Model, kw_only=True):
     like: str = ""
 
 
-class AppArmorFacts(Model, kw_only=True):
+class AppArmorFacts(Model, frozen=True, kw_only=True):
     """What the kernel's AppArmor can do: `features` is a digest of its feature tree."""
 
     features: str = ""
     enabled: bool = False
 
 
-class Facts(Model, kw_only=True):
+class Facts(Model, frozen=True, kw_only=True):
     """What a node is."""
 
     os: OperatingSystem = OperatingSystem()
@@ -233,7 +233,7 @@ class Facts(Model, kw_only=True):
     app_armor: AppArmorFacts = AppArmorFacts()
 
 
-class Problem(Model, kw_only=True):
+class Problem(Model, frozen=True, kw_only=True):
     """Why a profile is not as wanted on this node."""
 
     revision: str
@@ -241,7 +241,7 @@ class Problem(Model, kw_only=True):
     message: str
 
 
-class Backend(Model, kw_only=True, omit_defaults=False):
+class Backend(Model, frozen=True, kw_only=True, omit_defaults=False):
     """One LSM's section: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
 
     The revision is a content digest, the mode is the kernel's word, and the digest is the first ten hex
@@ -252,7 +252,7 @@ class Backend(Model, kw_only=True, omit_defaults=False):
     problems: dict[str, Problem] = {}
 
 
-class NodeStatus(Model, kw_only=True):
+class NodeStatus(Model, frozen=True, kw_only=True):
     """What the node's agent last read from its kernel."""
 
     boot_id: str = msgspec.field(default="", name="bootID")
@@ -261,7 +261,7 @@ class NodeStatus(Model, kw_only=True):
     app_armor: Backend | None = None
 
 
-class ProfileNode(Model, kw_only=True):
+class ProfileNode(Model, frozen=True, kw_only=True):
     """One node, named after it and owned by it."""
 
     metadata: Metadata

@@ -100,9 +100,9 @@ class Agent:
         # report names the profile, which may be just before a load of it ends here.
         kept = {name: one for name, one in (self.revisions or {}).items() if one.spec.placement.withdrawn}
         present = {one.spec.profile for one in revisions.values()}
-        self.revisions = {
-            name: one for name, one in kept.items() if one.spec.profile not in present
-        } | {name: one for name, one in revisions.items() if one.spec.type == "AppArmor"}
+        self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | {
+            name: one for name, one in revisions.items() if one.spec.type == "AppArmor"
+        }
         self.present = frozenset(revisions)
         self.wake.set()
 
@@ -185,7 +185,9 @@ class Agent:
                     self.backend.remove(step)
                     self.holdings.pop(step.holding.profile)
         except Fault as fault:
-            self._refuse(step.key, fault.reason, fault_message(fault), permanent=isinstance(fault, InputFault))
+            self._refuse(
+                step.key, fault.reason, fault_message(fault), permanent=isinstance(fault, InputFault)
+            )
         except Exception:  # a bug must not stop the other profiles
             log.exception("bug", step=step.key)
             self._refuse(step.key, Reason.BUG, "the agent met a bug; its log has the trace", permanent=False)

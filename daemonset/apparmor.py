@@ -142,7 +142,9 @@ class AppArmor:
         foreign = foreign_names(holding.profile, holding, holdings, self.host.kernel())
         for name, owner in foreign.items():
             if owner:
-                raise NodeFault(Reason.NAME_CLASH, f"SecurityProfile {owner} holds the kernel name {name} here")
+                raise NodeFault(
+                    Reason.NAME_CLASH, f"SecurityProfile {owner} holds the kernel name {name} here"
+                )
             raise NodeFault(
                 Reason.HOST_OWNED,
                 f"the node has a profile {name} that Hauberk did not load and does not replace; "

@@ -1,4 +1,4 @@
-"""The agent's side of the API: follow the revisions and the own Node, write the own ProfileNode. No other caller.
+"""The agent's side of the API, its only caller: follow revisions and the own Node, write the ProfileNode.
 
 Used by `agent`. Follows by list and watch on a light client: kopf would take a third of the agent's memory.
 """
@@ -15,6 +15,7 @@ import httpx2
 import msgspec
 import structlog
 from lightkube import ApiError, AsyncClient
+from lightkube.core.client import FieldSelector
 from lightkube.generic_resource import create_global_resource
 from lightkube.resources.core_v1 import Node
 from lightkube.types import PatchType
@@ -39,7 +40,7 @@ _GONE = 410
 Unreachable = (httpx2.HTTPError, OSError, TimeoutError)
 
 
-class NodeObject(Model):
+class NodeObject(Model, frozen=True):
     """The part of a Node that the agent reads."""
 
     metadata: Metadata
@@ -53,7 +54,7 @@ class Cluster:
     node: str
 
     async def follow_revisions(self, seen: Callable[[Mapping[str, ProfileRevision]], None]) -> None:
-        """Call `seen` with every ProfileRevision by name, once listed and after each change; never returns."""
+        """Call `seen` with all ProfileRevisions by name, once listed and after each change; never returns."""
         await _follow(self.client, _Revisions, ProfileRevision, None, seen)
 
     async def follow_node(self, seen: Callable[[Mapping[str, NodeObject]], None]) -> None:
@@ -77,16 +78,14 @@ class Cluster:
                 force=True,
             )
         except Unreachable as error:
-            raise ClusterFault(
-                Reason.UPDATING, f"the ProfileNode was not written: {_why(error)}"
-            ) from error
+            raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not written: {_why(error)}") from error
 
 
 async def _follow(
     client: AsyncClient,
     resource: Any,
     kind: type[Any],
-    fields: dict[str, str] | None,
+    fields: FieldSelector | None,
     seen: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """List, then watch from there; whatever ends the watch, list again. A missed event heals so."""
@@ -115,7 +114,7 @@ async def _follow(
 
 
 async def _events(
-    client: AsyncClient, resource: Any, fields: dict[str, str] | None, version: str
+    client: AsyncClient, resource: Any, fields: FieldSelector | None, version: str
 ) -> AsyncIterator[tuple[str, Any]]:
     """Yield watch events until the watch fails or stalls.
 

@@ -1,4 +1,4 @@
-"""Answers the kubelet's probes: is the loop alive, and does the API hold this node's report?
+"""Answers the kubelet's probes: whether the loop is alive and the API holds this node's report.
 
 Started by `main`. Loopback only: the pod is on the host's network. A web framework would cost the agent
 more memory than all the rest of this folder.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from .agent import Agent
 
@@ -19,7 +19,7 @@ _REQUEST_BYTES = 4096
 
 
 @contextlib.asynccontextmanager
-async def serve(agent: Agent, port: int) -> AsyncIterator[None]:
+async def serve(agent: Agent, port: int) -> AsyncGenerator[None]:
     """Serve `/healthz` and `/readyz` for as long as the context lasts.
 
     Raises:
@@ -27,7 +27,9 @@ async def serve(agent: Agent, port: int) -> AsyncIterator[None]:
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        with contextlib.suppress(
+            OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
             async with asyncio.timeout(5):
                 request = await reader.readuntil(b"\r\n\r\n")
                 writer.write(_answer(agent, request))

@@ -96,6 +96,4 @@ def _files(records: Path) -> Iterator[Path]:
 
 def _set_aside(file: Path, why: str) -> NodeFault:
     file.replace(file.with_suffix(".torn"))
-    return NodeFault(
-        Reason.STATE_TORN, f"the record {file.name} was set aside as {file.stem}.torn: {why}"
-    )
+    return NodeFault(Reason.STATE_TORN, f"the record {file.name} was set aside as {file.stem}.torn: {why}")

@@ -1,4 +1,4 @@
-"""The node as the agent's container sees it: the kernel's files and three folders. The only user of host paths.
+"""The node as the agent's container sees it: the kernel's files and three folders; sole user of host paths.
 
 Called by `apparmor` (load, read back, record) and by `agent` (facts, drift). Nothing here decides anything.
 """
@@ -12,7 +12,7 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*$")
 
 @dataclass(frozen=True)
 class Loaded:
-    """One profile as the kernel lists it: mode in the kernel's word, hash of its raw data where it gives one."""
+    """One profile as the kernel lists it: its mode, and the hash of its raw data where the kernel has one."""
 
     mode: str
     digest: str | None = None
@@ -115,7 +115,7 @@ class Host:
         return tasks
 
     @contextlib.contextmanager
-    def changes(self, changed: asyncio.Event) -> Iterator[None]:
+    def changes(self, changed: asyncio.Event) -> Generator[None]:
         """Set `changed` whenever anyone loads, replaces or removes policy, for as long as the context lasts.
 
         The kernel's `revision` file answers poll() (security/apparmor/apparmorfs.c, ns_revision_poll).
@@ -198,7 +198,7 @@ def _read(path: Path) -> str:
 
 
 def _walk(folder: Path, parent: str) -> Iterator[tuple[str, Loaded]]:
-    """Yield the profiles below a folder of the kernel's tree, whose folders' names are mangled and not used."""
+    """Yield the profiles below a folder of the kernel's tree; the folders' own names are mangled."""
     try:
         entries = list(folder.iterdir())
     except FileNotFoundError:

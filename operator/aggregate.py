@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ..crds.models import Condition, Counts, Failure, ProfileStatus, SecurityProfile, Summary
@@ -31,6 +32,8 @@ class _Verdict:
 def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]) -> ProfileStatus:
     """Return the status that the profile should have now; `owners` as `publish.name_owners` gave them."""
     judged = judgement(profile, snapshot, owners)
+    if judged is None and profile.status.observed_generation == profile.metadata.generation:
+        return profile.status  # after a restart: what was said stands until the text is judged again
     revisions = snapshot.revisions_of(profile)
     wanted = revisions[0].spec if revisions else None
     states = (
@@ -62,7 +65,17 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
             reference=reference,
         ),
         failures=_failures(states, snapshot),
-        conditions=_conditions(profile, accepted, ready, states, counts, snapshot),
+        conditions=_conditions(
+            profile,
+            {
+                "Accepted": accepted,
+                "Available": _available(states, counts, published=wanted is not None),
+                "Ready": ready,
+                "Reconciling": _reconciling(ready),
+                "Stalled": _stalled(ready),
+            },
+            snapshot.now,
+        ),
     )
 
 
@@ -98,9 +111,7 @@ def _accepted(profile: SecurityProfile, judged: Accepted | Refusal | None) -> _V
     if isinstance(judged, Refusal):
         return _Verdict("False", judged.reason, judged.message)
     several = "" if len(judged.names) == 1 else "s"
-    return _Verdict(
-        "True", Reason.ACCEPTED, f"the policy defines {len(judged.names)} profile{several}"
-    )
+    return _Verdict("True", Reason.ACCEPTED, f"the policy defines {len(judged.names)} profile{several}")
 
 
 def _ready(
@@ -147,23 +158,10 @@ def _nodes_ready(counts: Counts, states: list[OnNode]) -> _Verdict:
     return _Verdict("True", Reason.READY, f"verified in the kernel on {counts.ready} {of}{away}")
 
 
-def _conditions(
-    profile: SecurityProfile,
-    accepted: _Verdict,
-    ready: _Verdict,
-    states: list[OnNode],
-    counts: Counts,
-    snapshot: Snapshot,
-) -> list[Condition]:
-    verdicts = {
-        "Accepted": accepted,
-        "Available": _available(states, counts),
-        "Ready": ready,
-        "Reconciling": _reconciling(ready),
-        "Stalled": _stalled(ready),
-    }
+def _conditions(profile: SecurityProfile, verdicts: dict[str, _Verdict], time: datetime) -> list[Condition]:
+    """Return the conditions; one whose status did not change keeps its time."""
     before = {one.type: one for one in profile.status.conditions}
-    now = snapshot.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ")
     return [
         Condition(
             type=kind,
@@ -179,8 +177,10 @@ def _conditions(
     ]
 
 
-def _available(states: list[OnNode], counts: Counts) -> _Verdict:
+def _available(states: list[OnNode], counts: Counts, *, published: bool) -> _Verdict:
     """Return whether a pod could start somewhere: an older revision that stays loaded counts."""
+    if not published:
+        return _Verdict("False", Reason.NOT_VERIFIED, "nothing was published for the nodes to load")
     if counts.targeted == 0:
         return _Verdict("True", Reason.NO_NODES, "no node is targeted, so none lacks the profile")
     holding = [one for one in states if one.holds and one.state is not NodeState.UNREACHABLE]

@@ -37,14 +37,12 @@ def content_digest(profile: SecurityProfile) -> str:
     return names.digest(profile.spec.type, policy, mode)
 
 
-def judgement(
-    profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]
-) -> Judgement | None:
+def judgement(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> Judgement | None:
     """Return whether the profile may be published; None while its text is not judged yet.
 
     `owners` is what `name_owners` gave for the same snapshot.
     """
-    judged = snapshot.judgements.get(content_digest(profile))
+    judged = judged_text(profile, snapshot)
     if not isinstance(judged, Accepted):
         return judged
     for name in judged.names:
@@ -58,6 +56,15 @@ def judgement(
     return judged
 
 
+def judged_text(profile: SecurityProfile, snapshot: Snapshot) -> Judgement | None:
+    """Return the judgement on a profile's text alone; what was published once was accepted."""
+    digest = content_digest(profile)
+    for revision in snapshot.revisions_of(profile):
+        if revision.spec.content.digest == digest:
+            return Accepted(tuple(revision.spec.content.texts[0].names))
+    return snapshot.judgements.get(digest)
+
+
 def name_owners(snapshot: Snapshot) -> dict[str, str]:
     """Return the SecurityProfile that owns each kernel name.
 
@@ -65,7 +72,7 @@ def name_owners(snapshot: Snapshot) -> dict[str, str]:
     """
     best: dict[str, tuple[bool, str, str, str]] = {}
     for profile in snapshot.profiles.values():
-        judged = snapshot.judgements.get(content_digest(profile))
+        judged = judged_text(profile, snapshot)
         asked = set(judged.names) if isinstance(judged, Accepted) else set[str]()
         held = _held(profile, snapshot)
         metadata = profile.metadata
@@ -104,9 +111,7 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted) -> ProfileRevi
             profile=profile.metadata.name,
             profile_uid=profile.metadata.uid,
             type=profile.spec.type,
-            content=Content(
-                digest=digest, mode=mode, texts=[Text(text=policy, names=list(accepted.names))]
-            ),
+            content=Content(digest=digest, mode=mode, texts=[Text(text=policy, names=list(accepted.names))]),
             placement=placement(profile),
         ),
     )

@@ -27,7 +27,9 @@ class OnNode:
     holds: str = ""
 
 
-def on_nodes(profile: str, digest: str, mode: str, selector: NodeSelector, snapshot: Snapshot) -> list[OnNode]:
+def on_nodes(
+    profile: str, digest: str, mode: str, selector: NodeSelector, snapshot: Snapshot
+) -> list[OnNode]:
     """Return the profile's state on every selected node that has a kernel, by the node's name.
 
     Args:
@@ -99,7 +101,7 @@ def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
 
 
 def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:
-    """Return the reachable nodes whose kernel holds any revision of a profile, each with why it still does."""
+    """Return the reachable nodes whose kernel holds any revision of a profile, each with the reason."""
     holding: dict[str, str] = {}
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)

@@ -64,7 +64,7 @@ def refuse_text(policy: str) -> None:
     if size > POLICY_BYTES:
         raise InputFault(
             Reason.POLICY_TOO_LARGE,
-            f"the policy has {size} bytes, at most {POLICY_BYTES} are allowed; split it into several profiles",
+            f"the policy has {size} bytes, at most {POLICY_BYTES} are allowed; split it up",
         )
     if "\0" in policy:
         raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
@@ -107,7 +107,8 @@ def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:
         )
     if len(defined) > NAMES:
         raise InputFault(
-            Reason.POLICY_TOO_LARGE, f"the policy defines {len(defined)} profiles, at most {NAMES} are allowed"
+            Reason.POLICY_TOO_LARGE,
+            f"the policy defines {len(defined)} profiles, at most {NAMES} are allowed",
         )
     for one in defined:
         _refuse_name(one)

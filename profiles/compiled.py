@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 _NAME, _STRING, _BLOB, _STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY, _ARRAY_END = range(4, 13)
 _INTEGER = {0: "<B", 1: "<H", 2: "<I", 3: "<Q"}
-_LENGTH = {_STRING: "<H", _BLOB: "<I", _ARRAY: "<H"}
+_LENGTH = {_NAME: "<H", _STRING: "<H", _BLOB: "<I", _ARRAY: "<H"}
 
 # PACKED_MODE_* of policy_unpack.c, in the words of the kernel's `mode` files.
 _MODES: dict[object, str] = {0: "enforce", 1: "complain", 2: "kill", 3: "unconfined", 4: "prompt"}
@@ -70,7 +70,7 @@ def read(compiled: bytes) -> list[Defined]:
 
 
 def digests(compiled: bytes) -> frozenset[str]:
-    """Return the hashes under which a kernel may list this policy's raw data: SHA-1 until 6.6, SHA-256 since."""
+    """Return the hashes a kernel may list for this policy's raw data: SHA-1, and SHA-256 since 6.6."""
     return frozenset({hashlib.sha1(compiled).hexdigest(), hashlib.sha256(compiled).hexdigest()})  # noqa: S324
 
 
@@ -96,36 +96,37 @@ def _elements(data: bytes) -> list[_Element]:
     found: list[_Element] = []
     at = depth = 0
     name = ""
-    try:
-        while at < len(data):
-            tag = data[at]
-            at += 1
-            value: int | bytes | None = None
-            if tag == _NAME or tag in _LENGTH:
-                form = _LENGTH.get(tag, "<H")
-                (length,) = struct.unpack_from(form, data, at)
-                at += struct.calcsize(form)
-                if tag != _ARRAY:
-                    if at + length > len(data):
-                        raise ValueError("compiled policy ends within a value")
-                    value = data[at : at + length]
-                    at += length
-            elif tag in _INTEGER:
-                (value,) = struct.unpack_from(_INTEGER[tag], data, at)
-                at += struct.calcsize(_INTEGER[tag])
-            elif tag not in (_STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY_END):
-                raise ValueError(f"compiled policy holds an unknown tag {tag}")
-            if tag == _NAME:
-                name = (value if isinstance(value, bytes) else b"").rstrip(b"\0").decode(errors="replace")
-                continue
-            if tag in (_STRUCT_END, _LIST_END, _ARRAY_END):
-                depth -= 1
-            found.append(_Element(tag, name, value, depth))
-            if tag in (_STRUCT, _LIST, _ARRAY):
-                depth += 1
-            name = ""
-    except struct.error as error:
-        raise ValueError("compiled policy ends within a number") from error
+    while at < len(data):
+        tag = data[at]
+        value, at = _value(tag, data, at + 1)
+        if tag == _NAME:
+            name = (value if isinstance(value, bytes) else b"").rstrip(b"\0").decode(errors="replace")
+            continue
+        depth -= tag in (_STRUCT_END, _LIST_END, _ARRAY_END)
+        found.append(_Element(tag, name, value, depth))
+        depth += tag in (_STRUCT, _LIST, _ARRAY)
+        name = ""
     if depth:
         raise ValueError("compiled policy ends within a struct")
     return found
+
+
+def _value(tag: int, data: bytes, at: int) -> tuple[int | bytes | None, int]:
+    """Return the value that follows a tag, None for one without, and where the next tag is."""
+    try:
+        if tag in _INTEGER:
+            (number,) = struct.unpack_from(_INTEGER[tag], data, at)
+            return number, at + struct.calcsize(_INTEGER[tag])
+        if tag in _LENGTH:
+            (length,) = struct.unpack_from(_LENGTH[tag], data, at)
+            at += struct.calcsize(_LENGTH[tag])
+            if tag == _ARRAY:
+                return length, at  # its elements follow
+            if at + length > len(data):
+                raise ValueError("compiled policy ends within a value")
+            return data[at : at + length], at + length
+    except struct.error as error:
+        raise ValueError("compiled policy ends within a number") from error
+    if tag not in (_STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY_END):
+        raise ValueError(f"compiled policy holds an unknown tag {tag}")
+    return None, at

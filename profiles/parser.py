@@ -125,7 +125,7 @@ class Parser:
         run = await self._run(*options, *features, stdin=text)
         if run.exceeded:
             raise InputFault(Reason.POLICY_TOO_SLOW, f"apparmor_parser gave up: {run.exceeded}")
-        if run.code < 0 or run.code == 2:  # noqa: PLR2004 - killed, or "no such file": not the text's verdict
+        if run.code < 0 or run.code == 2:
             raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
         if run.code:
             raise InputFault(Reason.POLICY_REFUSED, words(run.stderr) or f"refused with code {run.code}")

@@ -1,0 +1,33 @@
+# One image for operator and agent, so that both always have the same version and the same parser.
+# Builds unchanged with docker, podman and buildah.
+
+FROM debian:trixie-slim AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 python3-pip python3-setuptools \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+# The locked libraries first: they change less often than the code.
+COPY requirements/image.txt requirements/
+RUN python3 -m pip install --no-cache-dir --require-hashes --no-deps \
+      --target /opt/hauberk --requirement requirements/image.txt
+COPY pyproject.toml LICENSE README.md ./
+COPY crds crds
+COPY profiles profiles
+COPY operator operator
+COPY daemonset daemonset
+RUN python3 -m pip install --no-cache-dir --no-build-isolation --no-deps --target /opt/hauberk . \
+ && rm -rf /opt/hauberk/bin
+
+FROM debian:trixie-slim
+# The parser and its abstractions come with the image: the policy language is then the same on every node.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends apparmor ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /usr/share/doc/* /usr/share/man/* \
+ # profiles of host programs: only abstractions, tunables and abi are ever included
+ && find /etc/apparmor.d -maxdepth 1 -type f -delete
+COPY --from=build /opt/hauberk /opt/hauberk
+ENV PYTHONPATH=/opt/hauberk PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# The agent's pod runs as root with one capability; everything else runs as this.
+USER 65532:65532
+ENTRYPOINT ["/usr/bin/python3", "-m"]
+CMD ["hauberk.operator.main"]

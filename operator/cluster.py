@@ -1,0 +1,211 @@
+"""The operator's side of the API: lists at the start, and every write. No other module calls the API.
+
+Used by `controller`. What changes afterwards arrives through kopf's watches in `handlers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import msgspec
+from lightkube import ApiError, AsyncClient
+from lightkube.generic_resource import create_global_resource
+from lightkube.models.core_v1 import EventSource, ObjectReference
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.apps_v1 import DaemonSet, Deployment
+from lightkube.resources.core_v1 import Event, Node, Pod
+from lightkube.types import PatchType
+
+from ..crds.errors import ClusterFault
+from ..crds.models import ProfileStatus, SecurityProfile, encode
+from ..crds.names import (
+    AGENT,
+    AGENT_COMPONENT,
+    API_VERSION,
+    FIELD_MANAGER,
+    FINALIZER,
+    GROUP,
+    LABEL_COMPONENT,
+    OPERATOR,
+    PROFILE_NODES,
+    PROFILE_REVISIONS,
+    SECURITY_PROFILES,
+    VERSION,
+)
+from ..crds.reasons import Reason
+from .desired import AddFinalizer, CreateRevision, DeleteRevision, Place, RemoveFinalizer, Write
+
+_Profiles = create_global_resource(GROUP, VERSION, "SecurityProfile", SECURITY_PROFILES)
+_ProfilesStatus = _Profiles.Status
+_Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
+_ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
+
+_NOT_FOUND, _CONFLICT = 404, 409
+
+# The kinds that the operator keeps in memory, by the plural names that kopf uses as well.
+_LISTED: dict[str, Any] = {
+    SECURITY_PROFILES: _Profiles,
+    PROFILE_REVISIONS: _Revisions,
+    PROFILE_NODES: _ProfileNodes,
+    "nodes": Node,
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The API as the operator sees it; `namespace` is the operator's own."""
+
+    client: AsyncClient
+    namespace: str
+
+    async def listing(self, plural: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the objects of a kind as decoded JSON; of pods only the agents'.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            if plural == "pods":
+                pods = self.client.list(
+                    Pod, namespace=self.namespace, labels={LABEL_COMPONENT: AGENT_COMPONENT}
+                )
+                async for pod in pods:
+                    yield msgspec.to_builtins(pod)
+                return
+            async for body in self.client.list(_LISTED[plural]):
+                yield body if isinstance(body, dict) else msgspec.to_builtins(body)
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault(f"{plural} can't be listed", error) from error
+
+    async def carry_out(self, write: Write) -> None:
+        """Do one write; one that someone else's change made moot is as good as done.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        try:
+            match write:
+                case AddFinalizer(profile):
+                    await self._finalizers(profile, [*profile.metadata.finalizers, FINALIZER])
+                case RemoveFinalizer(profile):
+                    kept = [one for one in profile.metadata.finalizers if one != FINALIZER]
+                    await self._finalizers(profile, kept)
+                case CreateRevision(revision):
+                    await self.client.create(_Revisions(**encode(revision)), field_manager=FIELD_MANAGER)
+                case Place(name, placement):
+                    body = {"spec": {"placement": encode(placement)}}
+                    await self.client.patch(_Revisions, name, body, patch_type=PatchType.MERGE)
+                case DeleteRevision(name):
+                    await self.client.delete(_Revisions, name)
+        except ApiError as error:
+            if error.status.code not in (_NOT_FOUND, _CONFLICT):
+                raise _fault(f"{type(write).__name__} was not taken", error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault(f"{type(write).__name__} was not sent", error) from error
+
+    async def _finalizers(self, profile: SecurityProfile, finalizers: list[str]) -> None:
+        # With the resourceVersion, so that a finalizer that someone else just added is not lost.
+        metadata = {"finalizers": finalizers, "resourceVersion": profile.metadata.resource_version}
+        await self.client.patch(
+            _Profiles, profile.metadata.name, {"metadata": metadata}, patch_type=PatchType.MERGE
+        )
+
+    async def write_status(self, name: str, status: ProfileStatus) -> None:
+        """Write a profile's whole status.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        # Empty fields are written too, as a merge keeps what it is not told.
+        body: dict[str, Any] = {"observedGeneration": 0, "revision": "", "profiles": [], "failures": []}
+        body |= encode(status)
+        body["reference"] = status.reference or None
+        try:
+            await self.client.patch(_ProfilesStatus, name, {"status": body}, patch_type=PatchType.MERGE)
+        except ApiError as error:
+            if error.status.code != _NOT_FOUND:
+                raise _fault(f"the status of {name} was not taken", error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault(f"the status of {name} was not sent", error) from error
+
+    async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
+        """Record an Event on a profile.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        now = datetime.now(UTC)
+        about = ObjectReference(
+            apiVersion=API_VERSION,
+            kind="SecurityProfile",
+            name=profile.metadata.name,
+            uid=profile.metadata.uid,
+        )
+        event = Event(
+            # Events on cluster-scoped objects live in the namespace `default`.
+            metadata=ObjectMeta(generateName=f"{profile.metadata.name}.", namespace="default"),
+            involvedObject=about,
+            type="Warning" if warning else "Normal",
+            reason=reason,
+            message=message[:1024],
+            source=EventSource(component=OPERATOR),
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
+        )
+        try:
+            await self.client.create(event)
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault("an Event was not recorded", error) from error
+
+    async def own_pod(self, name: str) -> dict[str, Any]:
+        """Return the operator's own Pod.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            return msgspec.to_builtins(await self.client.get(Pod, name, namespace=self.namespace))
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault(f"the operator's own pod {name} can't be read", error) from error
+
+    async def own_deployment_uid(self) -> str:
+        """Return the UID of the operator's Deployment, which owns the agents.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            deployment = await self.client.get(Deployment, OPERATOR, namespace=self.namespace)
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault("the operator's own Deployment can't be read", error) from error
+        return (deployment.metadata.uid if deployment.metadata else None) or ""
+
+    async def apply_daemonset(self, manifest: dict[str, Any]) -> int:
+        """Make the agents' DaemonSet as the manifest says; return its generation.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        try:
+            applied = await self.client.patch(
+                DaemonSet,
+                AGENT,
+                manifest,
+                namespace=self.namespace,
+                patch_type=PatchType.APPLY,
+                field_manager=FIELD_MANAGER,
+                force=True,
+            )
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault("the agents' DaemonSet was not applied", error) from error
+        return (applied.metadata.generation if applied.metadata else None) or 0
+
+
+def _fault(what: str, error: Exception) -> ClusterFault:
+    why = error.status.message if isinstance(error, ApiError) else f"{type(error).__name__} {error}"
+    return ClusterFault(Reason.PROGRESSING, f"{what}: {why}")

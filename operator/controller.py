@@ -1,0 +1,257 @@
+"""The operator's loop: whenever something changed, judge, decide, write. Level-triggered and coalesced.
+
+Started and fed by `handlers`. One loop for all profiles, because names clash across them and nodes count for
+all of them; the decisions are `desired` and `aggregate`, the writes are `cluster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from ..crds.errors import ClusterFault, Fault, InputFault
+from ..crds.models import (
+    ProfileNode,
+    ProfileRevision,
+    ProfileStatus,
+    SecurityProfile,
+    decode,
+)
+from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..profiles.check import check
+from ..profiles.parser import Parser, fault_message
+from .agents import Settings, manifest
+from .aggregate import aggregate
+from .cluster import Cluster
+from .desired import desired
+from .publish import content_digest, judged_text, name_owners
+from .snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot, agent_view, node_view
+
+log = structlog.get_logger()
+
+# Time passes without an event when an agent stays away: looked at this often.
+TICK_SECONDS = 15.0
+RELIST_SECONDS = 300.0
+RETRY_SECONDS = (0.5, 30.0)
+# Texts judged at once: the parser is the operator's only real work.
+JUDGES = 2
+
+
+@dataclass
+class Controller:
+    """The operator's memory and loop."""
+
+    cluster: Cluster
+    parser: Parser
+    settings: Settings | None = None
+    profiles: dict[str, SecurityProfile] = field(default_factory=dict[str, SecurityProfile])
+    revisions: dict[str, ProfileRevision] = field(default_factory=dict[str, ProfileRevision])
+    reports: dict[str, ProfileNode] = field(default_factory=dict[str, ProfileNode])
+    nodes: dict[str, NodeView] = field(default_factory=dict[str, NodeView])
+    pods: dict[str, AgentView] = field(default_factory=dict[str, AgentView])
+    judgements: dict[str, Judgement] = field(default_factory=dict[str, Judgement])
+    judging: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    daemonset_generation: int | None = None
+    daemonset_applied: int | None = None
+    ready: bool = False
+
+    # --- what handlers tell -------------------------------------------------------------------------------
+
+    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take note of an object as it is now."""
+        store: dict[str, Any] = self._stores()[plural]
+        if deleted:
+            store.pop(name, None)
+        else:
+            try:
+                model = _READ[plural](body)
+            except msgspec.ValidationError as error:
+                log.error("unreadable object", kind=plural, name=name, error=str(error))
+                return
+            if model is None:
+                store.pop(name, None)
+            else:
+                if store.get(name) == model:
+                    return  # a heartbeat: nothing that decisions read has changed
+                store[name] = model
+        self.wake.set()
+
+    def daemonset_seen(self, generation: int | None) -> None:
+        """Take note of the agents' DaemonSet; None where it is gone."""
+        self.daemonset_generation = generation
+        self.wake.set()
+
+    def _stores(self) -> dict[str, dict[str, Any]]:
+        return {
+            SECURITY_PROFILES: self.profiles,
+            PROFILE_REVISIONS: self.revisions,
+            PROFILE_NODES: self.reports,
+            "nodes": self.nodes,
+            "pods": self.pods,
+        }
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await self._until_done("list", self.relist)
+        self.ready = True
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._relist_now_and_then())
+            tasks.create_task(self._reconcile_forever())
+
+    async def relist(self) -> None:
+        """Read every kind anew, and forget what is gone: a watch that broke never tells of it.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        for plural, store in self._stores().items():
+            before = dict(store)
+            present: set[str] = set()
+            async for body in self.cluster.listing(plural):
+                name = body["metadata"]["name"]
+                present.add(name)
+                if name not in before:
+                    self.seen(plural, name, body, deleted=False)
+            for name in before.keys() - present:
+                if store.get(name) is before[name]:  # else a watch told of it while the list was read
+                    self.seen(plural, name, {}, deleted=True)
+
+    async def _relist_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(RELIST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            await self._until_done("list", self.relist)
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            self.wake.clear()
+            await self._until_done("write", self.reconcile)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self.wake.wait()
+
+    async def _until_done(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something that needs the API, as often as it takes, with backoff and full jitter."""
+        failures = 0
+        while True:
+            try:
+                await work()
+            except ClusterFault as fault:
+                failures += 1
+                low, high = RETRY_SECONDS
+                log.warning("will try again", what=what, message=fault.message, failures=failures)
+                await asyncio.sleep(random.uniform(low / 2, min(high, low * 2**failures)))  # noqa: S311
+            else:
+                return
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known now."""
+        return Snapshot(
+            profiles=dict(self.profiles),
+            revisions=dict(self.revisions),
+            reports=dict(self.reports),
+            nodes=dict(self.nodes),
+            agents={one.node: one for one in self.pods.values()},
+            judgements=dict(self.judgements),
+            now=datetime.now(UTC),
+        )
+
+    async def reconcile(self) -> None:
+        """Bring the API to what it should be, as far as is known.
+
+        Raises:
+            ClusterFault: a write was not taken; what was done before it stays done.
+        """
+        await self._keep_daemonset()
+        snapshot = self.snapshot()
+        self._judge(snapshot)
+        for write in desired(snapshot):
+            log.info("write", what=type(write).__name__, object=_object_of(write))
+            await self.cluster.carry_out(write)
+        owners = name_owners(snapshot)
+        for name, profile in snapshot.profiles.items():
+            status = aggregate(profile, snapshot, owners)
+            if status != profile.status:
+                await self._write_status(name, profile, status)
+
+    async def _write_status(self, name: str, profile: SecurityProfile, status: ProfileStatus) -> None:
+        await self.cluster.write_status(name, status)
+        if name in self.profiles and self.profiles[name] is profile:
+            # So that the next round does not write it again before the watch brings it back.
+            self.profiles[name] = msgspec.structs.replace(profile, status=status)
+        before = {one.type: one.reason for one in profile.status.conditions}
+        for one in status.conditions:
+            if one.type == "Ready" and one.reason != before.get("Ready"):
+                log.info("ready", profile=name, status=one.status, reason=one.reason, message=one.message)
+                warning = any(told.type == "Stalled" and told.status == "True" for told in status.conditions)
+                await self.cluster.tell(profile, one.reason, one.message, warning=warning)
+
+    # --- texts --------------------------------------------------------------------------------------------
+
+    def _judge(self, snapshot: Snapshot) -> None:
+        """Start to judge the texts that nobody has judged yet, and forget those that nobody asks for."""
+        asked: dict[str, SecurityProfile] = {}
+        for profile in snapshot.profiles.values():
+            if profile.metadata.deletion_timestamp is None and judged_text(profile, snapshot) is None:
+                asked.setdefault(content_digest(profile), profile)
+        current = {content_digest(profile) for profile in snapshot.profiles.values()}
+        self.judgements = {key: one for key, one in self.judgements.items() if key in current}
+        for digest, profile in asked.items():
+            if digest not in self.judging:
+                self.judging[digest] = asyncio.create_task(self._judge_one(digest, profile))
+
+    async def _judge_one(self, digest: str, profile: SecurityProfile) -> None:
+        """Judge a text and wake the loop; a parser that can't be run is tried again."""
+        try:
+            async with self.slots:
+                self.judgements[digest] = await self._verdict(profile)
+        except Fault as fault:
+            log.error("can't judge", profile=profile.metadata.name, message=fault.message)
+            await asyncio.sleep(RETRY_SECONDS[1] * random.uniform(0.1, 1))  # noqa: S311
+        finally:
+            self.judging.pop(digest, None)
+            self.wake.set()
+
+    async def _verdict(self, profile: SecurityProfile) -> Judgement:
+        try:
+            return Accepted((await check(profile.spec, self.parser)).names)
+        except InputFault as fault:
+            return Refusal(fault.reason, fault_message(fault))
+
+    # --- the agents ---------------------------------------------------------------------------------------
+
+    async def _keep_daemonset(self) -> None:
+        """Apply the agents' DaemonSet when it is not as it was applied last: its generation tells."""
+        if self.settings and (
+            self.daemonset_applied is None or self.daemonset_generation != self.daemonset_applied
+        ):
+            self.daemonset_applied = await self.cluster.apply_daemonset(manifest(self.settings))
+            self.daemonset_generation = self.daemonset_applied
+            log.info("agents", generation=self.daemonset_applied, image=self.settings.image)
+
+
+def _object_of(write: Any) -> str:
+    for held in (getattr(write, "profile", None), getattr(write, "revision", None)):
+        if held is not None:
+            return held if isinstance(held, str) else held.metadata.name
+    return ""
+
+
+_READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    SECURITY_PROFILES: lambda body: decode(SecurityProfile, body),
+    PROFILE_REVISIONS: lambda body: decode(ProfileRevision, body),
+    PROFILE_NODES: lambda body: decode(ProfileNode, body),
+    "nodes": node_view,
+    "pods": agent_view,
+}

@@ -1,0 +1,80 @@
+"""Every kopf decorator of the operator: each handler tells the controller what was seen, nothing more.
+
+Loaded by `main`. Raw events, not kopf's change detection: that would keep a second copy of each policy in an
+annotation, and the decisions need all objects at once anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import kopf
+
+from ..crds.names import (
+    AGENT,
+    AGENT_COMPONENT,
+    GROUP,
+    LABEL_COMPONENT,
+    PROFILE_NODES,
+    PROFILE_REVISIONS,
+    SECURITY_PROFILES,
+    VERSION,
+)
+from .controller import Controller
+
+_KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
+
+
+def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
+    """Register the operator's handlers."""
+
+    def seen(plural: str, name: str, event: Any, body: Any) -> None:
+        controller.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
+
+    @kopf.on.startup(registry=registry)
+    async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
+        configure(settings)
+        memo.task = asyncio.create_task(controller.run())
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(memo: Any, **_: Any) -> None:
+        memo.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await memo.task
+
+    for plural in _KINDS:
+
+        @kopf.on.event(GROUP, VERSION, plural, registry=registry, id=plural)
+        async def kind_seen(name: str, event: Any, body: Any, resource: Any, **_: Any) -> None:
+            seen(resource.plural, name, event, body)
+
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def node_seen(name: str, event: Any, body: Any, **_: Any) -> None:
+        seen("nodes", name, event, body)
+
+    @kopf.on.event("", "v1", "pods", labels={LABEL_COMPONENT: AGENT_COMPONENT}, registry=registry)
+    async def agent_seen(name: str, event: Any, body: Any, **_: Any) -> None:
+        seen("pods", name, event, body)
+
+    @kopf.on.event("apps", "v1", "daemonsets", field="metadata.name", value=AGENT, registry=registry)
+    async def daemonset_seen(event: Any, meta: Any, **_: Any) -> None:
+        controller.daemonset_seen(None if event["type"] == "DELETED" else meta.get("generation"))
+
+    @kopf.on.probe(registry=registry, id="listed")
+    def listed(**_: Any) -> bool:
+        return controller.ready
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Set what differs from kopf's defaults, each for a reason."""
+    settings.posting.enabled = False  # Events are the controller's, on what it decided
+    settings.scanning.disabled = True  # the kinds are known; watching CRDs and namespaces needs rights
+    # A watch through a cut link never ends by itself: bound it on all sides.
+    settings.watching.server_timeout = 240
+    settings.watching.client_timeout = 260
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.queueing.idle_timeout = 5.0
+    settings.batching.batch_window = 0.02  # the default 0.1 s would be most of the time to Ready

@@ -1,0 +1,66 @@
+"""Starts the operator: `python -m hauberk.operator.main`, as its Deployment does.
+
+Settings come from the environment, as deploy/operator gives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import kopf
+from lightkube import AsyncClient
+from lightkube.core.exceptions import ConfigError
+
+from ..crds.logs import configure
+from ..profiles.parser import Parser
+from .agents import settings_from
+from .cluster import Cluster
+from .controller import Controller
+from .handlers import register
+
+# What the parser compiles for where there is no kernel to ask: the features that Debian pins.
+FEATURES = Path("/usr/share/apparmor-features/features")
+
+
+def features() -> Path | None:
+    """Return the feature file to compile for; None where the parser should ask the kernel."""
+    return FEATURES if FEATURES.exists() else None
+
+
+async def run() -> None:
+    """Run the operator until SIGTERM."""
+    namespace = os.environ.get("NAMESPACE", "hauberk-system")
+    cluster = Cluster(AsyncClient(), namespace)
+    parser = Parser(features=features())
+    controller = Controller(cluster, parser)
+    if pod := os.environ.get("POD_NAME", ""):
+        port = int(os.environ.get("AGENT_HEALTH_PORT", "9797"))
+        controller.settings = settings_from(
+            await cluster.own_pod(pod), await cluster.own_deployment_uid(), port
+        )
+    registry = kopf.OperatorRegistry()
+    register(registry, controller)
+    await kopf.operator(
+        registry=registry,
+        standalone=True,
+        namespaces=[namespace],
+        liveness_endpoint=os.environ.get("HEALTH_ENDPOINT") or None,
+    )
+
+
+def main() -> int:
+    """Run the operator; return the exit code: 0 after SIGTERM, 2 where the API server is not configured."""
+    configure()
+    try:
+        asyncio.run(run())
+    except ConfigError as error:
+        sys.stderr.write(f"no way to reach the API server: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
