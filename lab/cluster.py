@@ -7,7 +7,6 @@ is done under the lab's lock, and can be cut short at any point: `down` cleans u
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,8 +75,8 @@ class Lab:
 
     def _stop_all(self) -> None:
         with self.progress.step("stopping"):
-            # a kernel that is going to be thrown away needs no time to write anything out
-            each(self.state.processes().values(), lambda found: process.stop(found, grace=0.1))
+            # what is going to be thrown away needs no time to write anything out
+            each(self.state.processes().values(), process.kill_group)
             # what a command that was cut short had started and not yet written down
             each(self._strangers(), lambda found: process.stop(found, grace=1))
             self.network.destroy()
@@ -152,6 +151,7 @@ class Lab:
                 process.succeeds(self.shell(found, ["setsid", "-f", "/lab/halt"]))
                 if not process.wait_end(running, 20):
                     raise FailedError(f"{name} did not shut down within 20 s: `python -m lab crash {name}`.")
+            self._power_off(found)
             self._boot(found)
             self._wait_ready([found])
 
@@ -176,7 +176,7 @@ class Lab:
     def _power_off(self, found: Node) -> None:
         running = self.state.process(f"node-{found.name}")
         if running:
-            process.stop(running, grace=5, first=signal.SIGKILL)
+            process.kill_group(running)
         self.state.set_process(f"node-{found.name}", None)
 
     def _remember_node(self, kind: str, disk: Path) -> Node:

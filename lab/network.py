@@ -1,8 +1,8 @@
 """The network of a lab: one namespace, two bridges, two links a node; addresses are pure.
 
 Called by cluster.py. Everything is inside the namespace lab-NAME, which has no way to the outside, so
-several labs may use the same addresses. The first link of a node carries the cluster and is what `cut`
-takes down; the second is the way in for `exec` and stays.
+several labs may use the same addresses. The first link of a node carries the cluster and is the one that
+`cut` cuts; the second is the way in for `exec` and stays.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ from lab.errors import UnmetError
 GATEWAY = "10.77.0.1"
 MANAGEMENT_GATEWAY = "10.78.0.1"
 BRIDGES = {"cluster": GATEWAY, "management": MANAGEMENT_GATEWAY}
+# A bridge that is never up: what a node sends there goes nowhere. Taking the link itself down would do,
+# but this kernel's network driver does not come back from a failed write.
+NOWHERE = "nowhere"
 LAST_INDEX = 200
 
 
@@ -79,6 +82,8 @@ class Network:
                 self._ip("link", "add", bridge, "type", "bridge")
             self._ip("address", "replace", f"{address}/24", "dev", bridge)
             self._ip("link", "set", bridge, "up")
+        if not self._has(NOWHERE):
+            self._ip("link", "add", NOWHERE, "type", "bridge")
         # pods of one node reach pods of another through here
         process.capture([*self.enter, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
 
@@ -100,12 +105,11 @@ class Network:
 
     def set_link(self, at: Addresses, *, up: bool) -> None:
         """Mend (or cut) the link that carries the cluster."""
-        self._ip("link", "set", at.links["cluster"], "up" if up else "down")
+        self._ip("link", "set", at.links["cluster"], "master", "cluster" if up else NOWHERE)
 
     def is_cut(self, at: Addresses) -> bool:
-        """Whether the link that carries the cluster was taken down."""
-        flags = self._ip("-o", "link", "show", at.links["cluster"])
-        return ",UP" not in flags.partition(">")[0] and "<UP" not in flags
+        """Whether the link that carries the cluster was cut."""
+        return f" master {NOWHERE} " in self._ip("-o", "link", "show", at.links["cluster"])
 
     def processes(self) -> list[int]:
         """Return the ids of all processes inside."""

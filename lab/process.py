@@ -105,6 +105,25 @@ def stop(process: Process, *, grace: float = 10.0, first: signal.Signals = signa
         _reap(process.pid)
 
 
+def members(leader: Process) -> list[Process]:
+    """Return what runs in the process group that `leader` made, also when it itself has ended."""
+    found: list[Process] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        one = identify(int(entry.name))
+        with contextlib.suppress(ProcessLookupError):
+            if one and os.getpgid(one.pid) == leader.pid and one.started >= leader.started:
+                found.append(one)
+    return found
+
+
+def kill_group(leader: Process) -> None:
+    """Kill a process and what it started; returns once all are gone."""
+    for one in members(leader):
+        stop(one, first=signal.SIGKILL, grace=KILL_SECONDS)
+
+
 def wait_end(process: Process, seconds: float) -> bool:
     """Wait until a process has ended; False if it runs on after that many seconds."""
     try:

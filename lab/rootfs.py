@@ -132,8 +132,9 @@ def _furnish(work: Path, programs: list[Path], seed: Path, release: str) -> None
         shutil.copy2(archive, work / "lab/images" / archive.name)
     # this kernel has no nft_nat, which the newer iptables would want
     for name in ("iptables", "ip6tables"):
-        link = work / "etc/alternatives" / name
-        link.unlink()
-        link.symlink_to(f"/usr/sbin/{name}-legacy")
+        for suffix in ("", "-save", "-restore"):
+            link = work / "etc/alternatives" / f"{name}{suffix}"
+            link.unlink()
+            link.symlink_to(f"/usr/sbin/{name}-legacy{suffix}")
     # each node makes its own at its first boot
     (work / "etc/machine-id").write_text("")
