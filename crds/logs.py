@@ -31,8 +31,13 @@ def configure() -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processors=[*tail, last], foreign_pre_chain=shared)
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail, last],
+            foreign_pre_chain=shared,
+        )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # One line per watch event says nothing about a decision.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("httpcore2").setLevel(logging.WARNING)

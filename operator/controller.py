@@ -28,7 +28,7 @@ from ..crds.models import (
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..profiles.check import check
 from ..profiles.parser import Parser, fault_message
-from .agents import Settings, manifest
+from .agents import Settings, manifest, settings_from
 from .aggregate import aggregate
 from .cluster import Cluster
 from .desired import desired
@@ -47,16 +47,26 @@ JUDGES = 2
 
 @dataclass
 class Controller:
-    """The operator's memory and loop."""
+    """The operator's memory and loop.
+
+    Attributes:
+        cluster: the API.
+        parser: judges texts.
+        pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
+        health_port: of the agents, on each node's loopback.
+    """
 
     cluster: Cluster
     parser: Parser
+    pod: str = ""
+    health_port: int = 9797
     settings: Settings | None = None
     profiles: dict[str, SecurityProfile] = field(default_factory=dict[str, SecurityProfile])
     revisions: dict[str, ProfileRevision] = field(default_factory=dict[str, ProfileRevision])
     reports: dict[str, ProfileNode] = field(default_factory=dict[str, ProfileNode])
     nodes: dict[str, NodeView] = field(default_factory=dict[str, NodeView])
     pods: dict[str, AgentView] = field(default_factory=dict[str, AgentView])
+    missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     judgements: dict[str, Judgement] = field(default_factory=dict[str, Judgement])
     judging: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -157,14 +167,19 @@ class Controller:
 
     def snapshot(self) -> Snapshot:
         """Return what is known now."""
+        now = datetime.now(UTC)
+        agents = {one.node: one for one in self.pods.values()}
+        # A node without an agent's pod lacks it since this was noticed first: pods leave no trace.
+        self.missing = {name: self.missing.get(name, now) for name in self.nodes.keys() - agents.keys()}
+        absent = {name: AgentView(name, ready=False, since=since) for name, since in self.missing.items()}
         return Snapshot(
             profiles=dict(self.profiles),
             revisions=dict(self.revisions),
             reports=dict(self.reports),
             nodes=dict(self.nodes),
-            agents={one.node: one for one in self.pods.values()},
+            agents=agents | absent,
             judgements=dict(self.judgements),
-            now=datetime.now(UTC),
+            now=now,
         )
 
     async def reconcile(self) -> None:
@@ -233,9 +248,12 @@ class Controller:
 
     async def _keep_daemonset(self) -> None:
         """Apply the agents' DaemonSet when it is not as it was applied last: its generation tells."""
-        if self.settings and (
-            self.daemonset_applied is None or self.daemonset_generation != self.daemonset_applied
-        ):
+        if not self.pod:
+            return
+        if self.settings is None:
+            own = await self.cluster.own_pod(self.pod)
+            self.settings = settings_from(own, await self.cluster.own_deployment_uid(), self.health_port)
+        if self.daemonset_applied is None or self.daemonset_generation != self.daemonset_applied:
             self.daemonset_applied = await self.cluster.apply_daemonset(manifest(self.settings))
             self.daemonset_generation = self.daemonset_applied
             log.info("agents", generation=self.daemonset_applied, image=self.settings.image)

@@ -33,6 +33,10 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
     def seen(plural: str, name: str, event: Any, body: Any) -> None:
         controller.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
 
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         configure(settings)

@@ -16,7 +16,6 @@ from lightkube.core.exceptions import ConfigError
 
 from ..crds.logs import configure
 from ..profiles.parser import Parser
-from .agents import settings_from
 from .cluster import Cluster
 from .controller import Controller
 from .handlers import register
@@ -35,12 +34,12 @@ async def run() -> None:
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     cluster = Cluster(AsyncClient(), namespace)
     parser = Parser(features=features())
-    controller = Controller(cluster, parser)
-    if pod := os.environ.get("POD_NAME", ""):
-        port = int(os.environ.get("AGENT_HEALTH_PORT", "9797"))
-        controller.settings = settings_from(
-            await cluster.own_pod(pod), await cluster.own_deployment_uid(), port
-        )
+    controller = Controller(
+        cluster,
+        parser,
+        pod=os.environ.get("POD_NAME", ""),
+        health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
+    )
     registry = kopf.OperatorRegistry()
     register(registry, controller)
     await kopf.operator(

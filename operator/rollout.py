@@ -95,9 +95,10 @@ def held(profile: str, report: ProfileNode | None) -> tuple[str, str]:
 
 def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
     """Return whether a Ready node's agent has been away for too long to trust its last report."""
-    if agent is None:
-        return now - node.ready_since > AGENT_DOWN_AFTER
-    return not agent.ready and now - agent.since > AGENT_DOWN_AFTER
+    if agent is None or agent.ready:
+        return agent is None
+    # A node that was away just now may take its time to bring the agent back.
+    return now - max(agent.since, node.ready_since) > AGENT_DOWN_AFTER
 
 
 def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:

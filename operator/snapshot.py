@@ -46,7 +46,7 @@ class NodeView:
 
 @dataclass(frozen=True)
 class AgentView:
-    """One agent's pod: whether the kubelet calls it ready, and since when."""
+    """One node's agent: whether the kubelet calls its pod ready (a missing pod is not), and since when."""
 
     node: str
     ready: bool

@@ -1,0 +1,77 @@
+# `make demo` and `make test` are all that a newcomer needs; both set up what they use.
+# Python comes from the system (3.11 or later), libraries from requirements/*.txt, pinned with hashes.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+UV_VERSION := 0.13.9
+IMAGE := hauberk.dev/hauberk:0.1.0
+CLUSTER ?= lab
+export UV_PYTHON_DOWNLOADS := never
+export UV_NATIVE_TLS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test test-fast check unit kube e2e lab-deps image lock clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+demo: $(VENV)/.done lab-deps ## From nothing to a denied write on a real cluster (CLUSTER=lab or kind)
+	@$(PY) -m demo up --cluster $(CLUSTER)
+
+demo-down: $(VENV)/.done ## End the demo's cluster
+	@$(PY) -m demo down --cluster $(CLUSTER)
+
+test: check unit kube e2e ## Everything: checks, unit, real API server, real kernels
+
+test-fast: check unit kube ## Everything but the lab, in under a minute
+
+check: $(VENV)/.done ## Formatter, linter, type checker
+	$(VENV)/bin/ruff format --check --quiet
+	$(VENV)/bin/ruff check --quiet
+	$(VENV)/bin/basedpyright
+
+unit: $(VENV)/.done lab-deps ## Pure code and golden files, with the real parser
+	$(PY) -m pytest tests/unit tests/lab -m "not lab"
+
+kube: $(VENV)/.done lab-deps ## Against a real kube-apiserver and etcd
+	$(PY) -m pytest tests/kube
+
+e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux
+	$(PY) -m tests.e2e
+
+lab-deps: $(VENV)/.done ## Install what the lab needs (Debian and Ubuntu)
+	@$(PY) -m lab deps --install
+
+image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
+	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .
+
+lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
+	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
+	  pyproject.toml -o requirements/image.txt
+	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
+	  --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
+
+# A half-made environment is never used: the marker is written last.
+$(VENV)/.done: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; name one with PYTHON=..."; exit 3; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory python-venv
+	@echo "Python environment: .venv"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)/.uv
+	@$(VENV)/.uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	@$(VENV)/.uv/bin/uv pip sync --quiet --python $(VENV) --require-hashes requirements/dev.txt
+	@$(VENV)/.uv/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.uv: $(VENV)/.done
+
+.PHONY: python-venv
+python-venv:
+	@command -v apt-get >/dev/null \
+	  || { echo "the Python module venv is missing; install it with your distribution's tools"; exit 3; }
+	apt-get update -qq && apt-get install -y -qq python3-venv
+
+clean: ## Remove what was built here (caches of the lab stay)
+	rm -rf build dist *.egg-info $(VENV)
