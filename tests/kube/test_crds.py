@@ -350,16 +350,16 @@ REFUSED_NODES: dict[str, tuple[Object, str]] = {
         "status.appArmor.problems.demo.message: Required value",
     ),
     "a long problem": (
-        node(appArmor={"problems": {"demo": {**PROBLEM, "message": "m" * 513}}}),
-        f"status.appArmor.problems.demo.message: {TOO_LONG.format(512)}",
+        node(appArmor={"problems": {"demo": {**PROBLEM, "message": "m" * 1025}}}),
+        f"status.appArmor.problems.demo.message: {TOO_LONG.format(1024)}",
     ),
     "a problem's long key": (
         node(appArmor={"problems": {"n" * 64: PROBLEM}}),
         "status.appArmor.problems: Invalid value: a key is the name of a SecurityProfile",
     ),
     "many problems": (
-        node(appArmor={"problems": {f"n{n}": PROBLEM for n in range(1025)}}),
-        "status.appArmor.problems: Too many: 1025: must have at most 1024 items",
+        node(appArmor={"problems": {f"n{n}": PROBLEM for n in range(513)}}),
+        "status.appArmor.problems: Too many: 513: must have at most 512 items",
     ),
     "a long summary": (node(summary="s" * 65), f"status.summary: {TOO_LONG.format(64)}"),
     "many LSMs": (
