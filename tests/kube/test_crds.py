@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ Object = dict[str, Any]
 
 MINE = "hauberk-test=crds"  # the label of what these tests store; deleted when they are over
 LIMIT = 131072
+LIBRARY = Path(__file__).parents[2] / "profiles" / "library"
 TYPES = {"AppArmor": "appArmor", "SELinux": "selinux", "Seccomp": "seccomp"}
 
 PLURALS = {
@@ -431,6 +433,12 @@ def test_a_type_never_changes(kubectl: Kubectl) -> None:
 )
 def test_accepted(api: CustomObjectsApi, made: Object) -> None:
     tried(api, made)
+
+
+def test_the_library_is_accepted(kubectl: Kubectl) -> None:
+    files = list(LIBRARY.glob("*.yaml"))
+    said = kubectl.ok("apply", "--dry-run=server", "-o", "name", "-f", str(LIBRARY))
+    assert {line.partition("/")[2] for line in said.stdout.splitlines()} == {file.stem for file in files}
 
 
 def test_the_largest_policy_fits_kubectl_apply(kubectl: Kubectl) -> None:
