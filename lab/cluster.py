@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from lab import binaries, node, process, rootfs
+from lab import binaries, deps, node, process, rootfs
 from lab.controlplane import CONTROL_PLANE, ControlPlane
 from lab.errors import FailedError, NotUpError, UnmetError, UsageError
 from lab.network import LAST_INDEX, Network
@@ -43,6 +43,7 @@ class Lab:
 
     def up(self, kinds: Sequence[str], given: Path | None, memory_mib: int) -> None:
         """Bring the lab up with one node for each of `kinds`; what runs already is left as it is."""
+        deps.check()
         wanted = [rootfs.kind(name) for name in kinds]
         if self.network.exists() and not self.state.exists():
             raise UnmetError(
@@ -296,8 +297,10 @@ class Lab:
         except FailedError:  # without the API server nothing is known to be ready
             ready = set[str]()
         processes = self.state.processes()
-        plane = {name: _process_status(processes.get(name)) for name in CONTROL_PLANE}
-        nodes = [
+        plane: dict[str, dict[str, Any]] = {
+            name: _process_status(processes.get(name)) for name in CONTROL_PLANE
+        }
+        nodes: list[dict[str, Any]] = [
             {
                 "name": found.name,
                 "kind": found.kind,

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lab import binaries, cache, deps
+from lab.build import Build, Builder
 from lab.cluster import DEFAULT_KINDS, Lab
 from lab.controlplane import CONTROL_PLANE
 from lab.errors import NotUpError, UnmetError, UsageError
@@ -58,9 +60,13 @@ def main(
     _Chosen.name = name
 
 
-def _lab() -> Lab:
+def _must_be_root() -> None:
     if os.geteuid() != 0:
-        raise UnmetError("The lab needs root for its network namespace: run it with sudo.")
+        raise UnmetError("The lab needs root for its namespaces and disks: run it with sudo.")
+
+
+def _lab() -> Lab:
+    _must_be_root()
     return Lab(_Chosen.name, Progress())
 
 
@@ -69,7 +75,7 @@ def up(
     nodes: Annotated[
         str, typer.Option(metavar="KIND,...", help="Kinds of nodes: debian12, debian13, selinux.")
     ] = ",".join(DEFAULT_KINDS),
-    binaries: Annotated[
+    given: Annotated[
         Path | None, typer.Option("--bin", help="Folder with Kubernetes' programs, else they are built.")
     ] = None,
     memory: Annotated[int, typer.Option(help="Most memory of a node, in MiB.", min=700)] = MEMORY_MIB,
@@ -78,7 +84,7 @@ def up(
 
     Example: python -m lab up --nodes debian12,debian13
     """
-    _lab().up([kind for kind in nodes.split(",") if kind], binaries, memory)
+    _lab().up([kind for kind in nodes.split(",") if kind], given, memory)
 
 
 @app.command()
@@ -212,6 +218,53 @@ def control_plane(
         _lab().start_components(named)
     else:
         raise UsageError(f"{action} is neither stop nor start.")
+
+
+@app.command()
+def build(
+    context: Annotated[Path, typer.Argument(metavar="CONTEXT", help="The folder that COPY reads from.")],
+    tag: Annotated[str, typer.Option(help="The image's name.")],
+    output: Annotated[Path, typer.Option(help="The archive to write.")],
+    file: Annotated[Path | None, typer.Option(help="Default: Dockerfile in CONTEXT.")] = None,
+) -> None:
+    """Build a Dockerfile without a registry; `FROM debian:trixie-slim` is made from Debian's packages.
+
+    Example: python -m lab build --tag agent:1 --output agent.tar . && python -m lab load agent.tar
+    """
+    _must_be_root()
+    progress = Progress()
+    with progress.step(f"building {tag}"):
+        builder = Builder(cache.root() / "buildah", progress.note)
+        builder.build(Build(context, file or context / "Dockerfile", tag, output))
+
+
+@app.command(name="deps")
+def dependencies(
+    install: Annotated[
+        bool, typer.Option("--install", help="Install what is missing, with apt-get.")
+    ] = False,
+) -> None:
+    """Tell what the lab needs that this machine lacks; exit code 3 if anything."""
+    progress = Progress()
+    if install and deps.missing():
+        _must_be_root()
+        with progress.step("installing packages"):
+            deps.install(deps.missing(), cache.root() / "logs" / "deps.log", progress.note)
+    for need in deps.missing():
+        typer.echo(f"{need.package}: {need.what}, for {need.why}")
+    deps.check()
+    typer.echo("everything that the lab needs is here")
+
+
+@app.command(name="binaries")
+def programs(
+    given: Annotated[Path | None, typer.Option("--bin", help="A folder to look in first.")] = None,
+) -> None:
+    """Print the folder of Kubernetes' programs, building them if need be (no root needed)."""
+    progress = Progress()
+    with progress.step("Kubernetes' programs"):
+        folder = binaries.ensure(given, progress.note)
+    typer.echo(folder)
 
 
 def show(found: dict[str, Any]) -> None:
