@@ -4,7 +4,7 @@
 FROM debian:trixie-slim AS build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 python3-pip python3-setuptools \
- && rm -rf /var/lib/apt/lists/*
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # The locked libraries first: they change less often than the code.
 COPY requirements/image.txt requirements/
@@ -22,11 +22,12 @@ FROM debian:trixie-slim
 # The parser and its abstractions come with the image: the policy language is then the same on every node.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends apparmor ca-certificates python3 \
- && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /usr/share/doc/* /usr/share/man/* \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /usr/share/doc/* /usr/share/man/* \
  # profiles of host programs: only abstractions, tunables and abi are ever included
  && find /etc/apparmor.d -maxdepth 1 -type f -delete
 COPY --from=build /opt/hauberk /opt/hauberk
-ENV PYTHONPATH=/opt/hauberk PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# kopf names itself after its user, and a number has no name.
+ENV PYTHONPATH=/opt/hauberk PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 USER=hauberk
 # The agent's pod runs as root with one capability; everything else runs as this.
 USER 65532:65532
 ENTRYPOINT ["/usr/bin/python3", "-m"]

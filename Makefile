@@ -63,6 +63,9 @@ $(VENV)/.done: requirements/dev.txt pyproject.toml
 	@$(VENV)/.uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
 	@$(VENV)/.uv/bin/uv pip sync --quiet --python $(VENV) --require-hashes requirements/dev.txt
 	@$(VENV)/.uv/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
+	@mkdir -p $(VENV)/types/hauberk
+	@for folder in crds profiles operator daemonset; do \
+	  ln -sfn "$(CURDIR)/$$folder" $(VENV)/types/hauberk/$$folder; done
 	@touch $@
 
 $(VENV)/.uv: $(VENV)/.done

@@ -140,7 +140,7 @@ class Failure(Model, frozen=True, kw_only=True):
     message: str
 
 
-class ProfileStatus(Model, frozen=True, kw_only=True):
+class ProfileStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
     """What the nodes' kernels were seen to hold."""
 
     observed_generation: int = 0
@@ -161,7 +161,7 @@ class SecurityProfile(Model, frozen=True, kw_only=True):
     status: ProfileStatus = ProfileStatus()
 
 
-class Text(Model, frozen=True, kw_only=True):
+class Text(Model, frozen=True, kw_only=True, omit_defaults=False):
     """One rendered policy and the kernel names it defines (hats and children as `parent//child`)."""
 
     facts: str = ANY_FACTS
@@ -199,7 +199,7 @@ class RevisionSpec(Model, frozen=True, kw_only=True, omit_defaults=False):
     placement: Placement
 
 
-class ProfileRevision(Model, frozen=True, kw_only=True):
+class ProfileRevision(Model, frozen=True, kw_only=True, omit_defaults=False):
     """Content that the operator checked, broadcast to the agents."""
 
     metadata: Metadata
@@ -216,7 +216,7 @@ class OperatingSystem(Model, frozen=True, kw_only=True):
     like: str = ""
 
 
-class AppArmorFacts(Model, frozen=True, kw_only=True):
+class AppArmorFacts(Model, frozen=True, kw_only=True, omit_defaults=False):
     """What the kernel's AppArmor can do: `features` is a digest of its feature tree."""
 
     features: str = ""
@@ -261,7 +261,7 @@ class NodeStatus(Model, frozen=True, kw_only=True):
     app_armor: Backend | None = None
 
 
-class ProfileNode(Model, frozen=True, kw_only=True):
+class ProfileNode(Model, frozen=True, kw_only=True, omit_defaults=False):
     """One node, named after it and owned by it."""
 
     metadata: Metadata

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
+import tenacity
 
 from ..crds.errors import ClusterFault, Fault, InputFault
 from ..crds.models import Backend, Facts, Problem, ProfileNode, ProfileRevision
@@ -231,22 +232,25 @@ class Agent:
 
     async def _write_reports(self) -> None:
         """Write the ProfileNode when it changed: at once, then spaced, so that a burst costs few writes."""
-        failures = 0
         while True:
             await self.dirty.wait()
-            self.dirty.clear()
-            if self.profile_node is None:
-                continue
-            try:
-                await self.cluster.write(self.profile_node)
-                self.reported = True
-                failures = 0
-            except ClusterFault as fault:
-                failures += 1
-                log.warning("report", message=fault.message)
-                self.dirty.set()
-            low, high = WRITE_SPACING_SECONDS, RETRY_SECONDS[1]
-            await asyncio.sleep(random.uniform(low / 2, min(high, low * 2**failures)))  # noqa: S311
+            async for attempt in tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception_type(ClusterFault),
+                wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
+                before_sleep=_tell_retry,
+            ):
+                with attempt:
+                    self.dirty.clear()  # what changes from here on is written in the next round
+                    if self.profile_node is not None:
+                        await self.cluster.write(self.profile_node)
+            self.reported = True
+            await asyncio.sleep(WRITE_SPACING_SECONDS)
+
+
+def _tell_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    message = error.message if isinstance(error, ClusterFault) else ""
+    log.warning("the report will be sent again", message=message, failures=state.attempt_number)
 
 
 def _still_matters(key: Key, decided: Plan, revisions: Mapping[str, ProfileRevision] | None) -> bool:

@@ -30,7 +30,17 @@ BOOT_SECONDS = 2.0
 
 # apparmor_parser(8) loads a file in complain mode when this folder has one of the same name.
 _COMPLAIN_FOLDER = "force-complain"
+_ABI = re.compile(r"^[ \t]*abi[ \t]+<abi/([^>\s]+)>[ \t]*,[ \t]*$", re.MULTILINE)
 _HEAD = re.compile(r"^# Written by Hauberk for SecurityProfile (\S+), revision (\S+)\.$")
+
+
+def portable(flat: str, abis: frozenset[str]) -> str:
+    """Return a flattened text without the abi rules that the node's parser has no file for.
+
+    The abstractions of the image's parser name the newest abi, which an older parser refuses to read on
+    without. Until the agent has loaded its own compilation, the boot's one uses the node's default abi.
+    """
+    return _ABI.sub(lambda rule: rule[0] if rule[1] in abis else "", flat)
 
 
 def _former(before: Holding | None, names: set[str]) -> list[str]:
@@ -100,7 +110,7 @@ class AppArmor:
             f"# Written by Hauberk for SecurityProfile {holding.profile}, revision {holding.revision}.\n"
             "# Includes are put in place. Changes made here are lost.\n"
         )
-        flat = await self.parser.flatten(holding.text)
+        flat = portable(await self.parser.flatten(holding.text), self.host.abis())
         try:
             if holding.mode == "Complain":
                 self.host.link(complain, name, f"../{name}")

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import msgspec
 import structlog
+import tenacity
 from lightkube import ApiError, AsyncClient
 from lightkube.core.client import FieldSelector
 from lightkube.generic_resource import create_global_resource
@@ -89,14 +90,22 @@ async def _follow(
     seen: Callable[[Mapping[str, Any]], None],
 ) -> None:
     """List, then watch from there; whatever ends the watch, list again. A missed event heals so."""
-    failures = 0
+
+    def told(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("list failed", kind=kind.__name__, error=_why(error), failures=state.attempt_number)
+
+    # Full jitter: after an outage of the API a thousand agents must not come back at once.
+    patiently = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Unreachable),
+        wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
+        before_sleep=told,
+    )
     while True:
+        objects, version = await patiently(_list, client, resource, kind, fields)
+        seen(objects)
         try:
-            listing = client.list(resource, fields=fields)
-            objects = dict([_named(kind, body) async for body in listing])
-            seen(objects)
-            failures = 0
-            async for event, body in _events(client, resource, fields, listing.resourceVersion):
+            async for event, body in _events(client, resource, fields, version):
                 name, model = _named(kind, body)
                 if event == "DELETED":
                     objects.pop(name, None)
@@ -104,13 +113,18 @@ async def _follow(
                     objects[name] = model
                 seen(objects)
         except Unreachable as error:
-            failures += 1
-            gone = isinstance(error, ApiError) and error.status.code == _GONE
-            if not gone:
-                log.warning("watch interrupted", kind=kind.__name__, error=_why(error), failures=failures)
-            # Full jitter: after an outage of the API a thousand agents must not come back at once.
-            low, high = RETRY_SECONDS
-            await asyncio.sleep(random.uniform(low / 2, min(high, low * 2**failures)))  # noqa: S311
+            if not (isinstance(error, ApiError) and error.status.code == _GONE):
+                log.warning("watch interrupted", kind=kind.__name__, error=_why(error))
+        await asyncio.sleep(random.uniform(0, RETRY_SECONDS[0]))  # noqa: S311
+
+
+async def _list(
+    client: AsyncClient, resource: Any, kind: type[Any], fields: FieldSelector | None
+) -> tuple[dict[str, Any], str]:
+    """Return the objects by name, and the version to watch from."""
+    listing = client.list(resource, fields=fields)
+    objects = dict([_named(kind, body) async for body in listing])
+    return objects, listing.resourceVersion
 
 
 async def _events(
@@ -138,7 +152,7 @@ def _named(kind: type[Any], body: Any) -> tuple[str, Any]:
     return model.metadata.name, model
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException | None) -> str:
     if isinstance(error, ApiError):
         return f"{error.status.code} {error.status.reason}: {error.status.message}"[:500]
     return f"{type(error).__name__}: {error}"[:500]

@@ -158,6 +158,11 @@ class Host:
             raise
         sync_folder(folder)
 
+    def abis(self) -> frozenset[str]:
+        """Return the names of the policy abis that the node's own parser has files for."""
+        folder = self.policies / "abi"
+        return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
+
     def first_lines(self, folder: Path, prefix: str) -> Iterator[str]:
         """Yield the first line of each file in a folder whose name has a prefix."""
         for file in sorted(folder.glob(f"{prefix}*")):

@@ -15,6 +15,8 @@ from .host import Loaded
 from .plan import mismatch
 
 DIGEST_LENGTH = 10
+# The CRD takes no more: past it the worst is known anyway, and the object stays small.
+PROBLEMS = 512
 
 
 def backend(
@@ -38,7 +40,7 @@ def backend(
         first = kernel[holding.names[0]]
         digest = (first.digest or "-")[:DIGEST_LENGTH]
         profiles[name] = f"{holding.revision}/{first.mode}/{digest}"
-    return Backend(profiles=profiles, problems=dict(sorted(told.items())))
+    return Backend(profiles=profiles, problems=dict(sorted(told.items())[:PROBLEMS]))
 
 
 def summary(section: Backend | None) -> str:

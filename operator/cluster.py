@@ -97,8 +97,9 @@ class Cluster:
                 case CreateRevision(revision):
                     await self.client.create(_Revisions(**encode(revision)), field_manager=FIELD_MANAGER)
                 case Place(name, placement):
-                    body = {"spec": {"placement": encode(placement)}}
-                    await self.client.patch(_Revisions, name, body, patch_type=PatchType.MERGE)
+                    # Replaced as a whole: a merge would keep the labels of an earlier selector.
+                    change = [{"op": "replace", "path": "/spec/placement", "value": encode(placement)}]
+                    await self.client.patch(_Revisions, name, change, patch_type=PatchType.JSON)
                 case DeleteRevision(name):
                     await self.client.delete(_Revisions, name)
         except ApiError as error:
@@ -120,10 +121,8 @@ class Cluster:
         Raises:
             ClusterFault: the API did not take it.
         """
-        # Empty fields are written too, as a merge keeps what it is not told.
-        body: dict[str, Any] = {"observedGeneration": 0, "revision": "", "profiles": [], "failures": []}
-        body |= encode(status)
-        body["reference"] = status.reference or None
+        body = encode(status)
+        body["reference"] = status.reference or None  # a merge keeps what it is not told to drop
         try:
             await self.client.patch(_ProfilesStatus, name, {"status": body}, patch_type=PatchType.MERGE)
         except ApiError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import structlog
+import tenacity
 
 from ..crds.errors import ClusterFault, Fault, InputFault
 from ..crds.models import (
@@ -153,17 +154,19 @@ class Controller:
 
     async def _until_done(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do something that needs the API, as often as it takes, with backoff and full jitter."""
-        failures = 0
-        while True:
-            try:
+
+        def told(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            message = error.message if isinstance(error, ClusterFault) else ""
+            log.warning("will try again", what=what, message=message, failures=state.attempt_number)
+
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ClusterFault),
+            wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
+            before_sleep=told,
+        ):
+            with attempt:
                 await work()
-            except ClusterFault as fault:
-                failures += 1
-                low, high = RETRY_SECONDS
-                log.warning("will try again", what=what, message=fault.message, failures=failures)
-                await asyncio.sleep(random.uniform(low / 2, min(high, low * 2**failures)))  # noqa: S311
-            else:
-                return
 
     def snapshot(self) -> Snapshot:
         """Return what is known now."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -24,18 +26,23 @@ from ..crds.names import (
 )
 from .controller import Controller
 
+# Where the kubelet puts a pod's credentials.
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
 
 def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
     """Register the operator's handlers."""
+    _register_life(registry, controller)
+    _register_watches(registry, controller)
 
-    def seen(plural: str, name: str, event: Any, body: Any) -> None:
-        controller.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
+
+def _register_life(registry: kopf.OperatorRegistry, controller: Controller) -> None:
+    """Register what happens once: credentials, start, stop, and what the kubelet's probe sees."""
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        return in_cluster() or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
@@ -47,6 +54,17 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
         memo.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await memo.task
+
+    @kopf.on.probe(registry=registry, id="listed")
+    def listed(**_: Any) -> bool:
+        return controller.ready
+
+
+def _register_watches(registry: kopf.OperatorRegistry, controller: Controller) -> None:
+    """Register the kinds that are watched."""
+
+    def seen(plural: str, name: str, event: Any, body: Any) -> None:
+        controller.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
 
     for plural in _KINDS:
 
@@ -66,9 +84,21 @@ def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
     async def daemonset_seen(event: Any, meta: Any, **_: Any) -> None:
         controller.daemonset_seen(None if event["type"] == "DELETED" else meta.get("generation"))
 
-    @kopf.on.probe(registry=registry, id="listed")
-    def listed(**_: Any) -> bool:
-        return controller.ready
+
+def in_cluster() -> kopf.ConnectionInfo | None:
+    """Return the pod's own way to the API server; None outside of a pod.
+
+    By address: kopf's own login asks the cluster's DNS, which may not be up yet, or not be there at all. kopf
+    calls it again when the token has expired.
+    """
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host or not (_ACCOUNT / "token").exists():
+        return None
+    return kopf.ConnectionInfo(
+        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        ca_path=str(_ACCOUNT / "ca.crt"),
+        token=(_ACCOUNT / "token").read_text().strip(),
+    )
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
