@@ -19,6 +19,8 @@ _LENGTH = {_NAME: "<H", _STRING: "<H", _BLOB: "<I", _ARRAY: "<H"}
 
 # PACKED_MODE_* of policy_unpack.c, in the words of the kernel's `mode` files.
 _MODES: dict[object, str] = {0: "enforce", 1: "complain", 2: "kill", 3: "unconfined", 4: "prompt"}
+# FORCE_COMPLAIN_FLAG of policy_unpack.c, in the version number: what `apparmor_parser --Complain` sets.
+_FORCED = 0x800
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,18 @@ def read(compiled: bytes) -> list[Defined]:
     """
     defined: list[Defined] = []
     namespace = ""
+    forced = False
     elements = _elements(compiled)
     at = 0
     while at < len(elements):
         element = elements[at]
+        if element.name == "version" and element.depth == 0 and isinstance(element.value, int):
+            forced = bool(element.value & _FORCED)
         if element.name == "namespace" and element.depth == 0:
             namespace = _text(element)
         if element.tag == _STRUCT and element.name == "profile" and element.depth == 0:
             end = next(i for i in range(at + 1, len(elements)) if elements[i].depth == 0)
-            defined.append(_profile(elements[at + 1 : end], namespace))
+            defined.append(_profile(elements[at + 1 : end], namespace, forced=forced))
             namespace = ""
             at = end
         at += 1
@@ -74,9 +79,12 @@ def digests(compiled: bytes) -> frozenset[str]:
     return frozenset({hashlib.sha1(compiled).hexdigest(), hashlib.sha256(compiled).hexdigest()})  # noqa: S324
 
 
-def _profile(body: list[_Element], namespace: str) -> Defined:
-    flags = next(i for i, element in enumerate(body) if element.tag == _STRUCT and element.name == "flags")
-    mode = body[flags + 2].value  # flags, mode, audit: three u32
+def _profile(body: list[_Element], namespace: str, *, forced: bool) -> Defined:
+    starts = [i for i, element in enumerate(body) if element.tag == _STRUCT and element.name == "flags"]
+    if not starts or len(body) < starts[0] + 3:
+        raise ValueError("compiled policy has a profile without flags")
+    flags = starts[0]
+    mode = 1 if forced else body[flags + 2].value  # flags, mode, audit: three u32
     name = _text(body[0])
     # An attachment is a string `attach`, a match table before the flags, or the name itself (policy.c,
     # find_attach); a child's name never is one: its parent has to ask for it.

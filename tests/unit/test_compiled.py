@@ -1,0 +1,125 @@
+"""The reader of compiled policy, against what the real parser makes, and against every other sequence of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from functools import cache
+
+import pytest
+from hauberk.profiles import compiled
+from hauberk.profiles.compiled import Defined
+from hauberk.profiles.parser import Parser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TEXT = 'profile a { ^hat { file, } profile c { file, } }\nprofile "b (x)" flags=(complain) { file, }\n'
+
+
+@cache
+def real(parser: Parser, text: str = TEXT, mode: str = "Enforce") -> bytes:
+    return asyncio.run(parser.compile(text, mode))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "defined"),
+    [
+        ("profile a { file, }", "Enforce", [Defined("a", "enforce")]),
+        ("profile a { file, }", "Complain", [Defined("a", "complain")]),
+        ("profile a flags=(complain) { file, }", "Enforce", [Defined("a", "complain")]),
+        ("profile a flags=(kill) { file, }", "Enforce", [Defined("a", "kill")]),
+        # the kernel looks at what --Complain sets first
+        ("profile a flags=(kill) { file, }", "Complain", [Defined("a", "complain")]),
+        (
+            "profile a { ^h { file, } }",
+            "Complain",
+            [Defined("a", "complain"), Defined("a//h", "complain")],
+        ),
+        (
+            "profile a { profile c flags=(complain) { file, } }",
+            "Enforce",
+            [Defined("a", "enforce"), Defined("a//c", "complain")],
+        ),
+        (
+            "profile a { file, }\nprofile b { file, }",
+            "Enforce",
+            [Defined("a", "enforce"), Defined("b", "enforce")],
+        ),
+        ('profile "a (x) y" { file, }', "Enforce", [Defined("a (x) y", "enforce")]),
+        ('profile "ä" { file, }', "Enforce", [Defined("ä", "enforce")]),
+        ('profile "a\\377" { file, }', "Enforce", [Defined("a\udcff", "enforce")]),
+        ("profile x /usr/bin/y { file, }", "Enforce", [Defined("x", "enforce", attaches=True)]),
+        ("/usr/bin/y { file, }", "Enforce", [Defined("/usr/bin/y", "enforce", attaches=True)]),
+        ("profile :n:x { file, }", "Enforce", [Defined("x", "enforce", namespace="n")]),
+        (
+            "profile :n:x { file, }\nprofile y { file, }",
+            "Enforce",
+            [Defined("x", "enforce", namespace="n"), Defined("y", "enforce")],
+        ),
+        ("# nothing\n", "Enforce", []),
+    ],
+)
+def test_what_the_parser_made_is_read(parser: Parser, text: str, mode: str, defined: list[Defined]):
+    assert sorted(compiled.read(real(parser, text, mode)), key=lambda one: one.name) == defined
+
+
+def test_the_names_are_the_parsers_own(parser: Parser):
+    own = asyncio.run(parser.names(TEXT))
+    assert sorted(own) == sorted(one.name for one in compiled.read(real(parser)))
+
+
+def test_the_digests_are_the_kernels_two():
+    assert compiled.digests(b"x") == {hashlib.sha1(b"x").hexdigest(), hashlib.sha256(b"x").hexdigest()}
+
+
+def reads_or_refuses(data: bytes) -> None:
+    try:
+        found = compiled.read(data)
+    except ValueError:
+        return
+    assert all(isinstance(one, Defined) for one in found)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(data: bytes):
+    reads_or_refuses(data)
+
+
+NAMED = st.sampled_from([b"profile", b"flags", b"namespace", b"version", b"attach", b"x"]).map(
+    lambda name: b"\x04" + (len(name) + 1).to_bytes(2, "little") + name + b"\0"
+)
+PIECE = st.one_of(
+    NAMED,
+    st.sampled_from([b"\x07", b"\x08", b"\x09", b"\x0a", b"\x0c", b"\x0b\x02\x00", b"\x05\x02\x00a\x00"]),
+    st.binary(min_size=4, max_size=4).map(lambda value: b"\x02" + value),
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(PIECE, max_size=24).map(b"".join))
+def test_any_well_formed_elements_are_read_or_refused(data: bytes):
+    reads_or_refuses(data)
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_damaged_policy_is_read_or_refused(parser: Parser, data: st.DataObject):
+    binary = bytearray(real(parser))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(binary) - 1))
+        match data.draw(st.sampled_from(["set", "cut", "drop", "double"])):
+            case "set":
+                binary[at] = data.draw(st.integers(0, 255))
+            case "cut":
+                del binary[max(1, at) :]
+            case "drop":
+                del binary[at : min(at + 5, len(binary) - 1)]
+            case _:
+                binary[at:at] = binary[at : at + 40]
+    reads_or_refuses(bytes(binary))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 7, 30, 120])
+def test_policy_that_ends_too_early_is_refused(parser: Parser, cut: int):
+    with pytest.raises(ValueError, match="compiled policy"):
+        compiled.read(real(parser)[:-cut])
