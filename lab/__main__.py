@@ -1,5 +1,6 @@
 """`python -m lab`: runs the command and turns an error of the lab into one sentence and an exit code."""
 
+import os
 import sys
 
 from lab.commands import app
@@ -15,7 +16,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped: `python -m lab down` removes what was begun\n")
-        sys.exit(130)
+        sys.stderr.flush()
+        # threads may still wait for a kernel that boots; an ordinary exit would wait for them
+        os._exit(130)
 
 
 if __name__ == "__main__":

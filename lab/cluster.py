@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -332,8 +332,12 @@ def each(items: Iterable[Item], action: Callable[[Item], Result]) -> list[Result
     found = list(items)
     if not found:
         return []
-    with ThreadPoolExecutor(len(found)) as pool:
-        futures = [pool.submit(action, item) for item in found]
+    pool = ThreadPoolExecutor(len(found))
+    futures = [pool.submit(action, item) for item in found]
+    try:
+        wait(futures)
+    finally:  # at Ctrl-C nobody waits for what is under way
+        pool.shutdown(wait=False, cancel_futures=True)
     return [future.result() for future in futures]
 
 

@@ -47,6 +47,11 @@ class Addresses:
         """The node's two links: name of the bridge to name of the tap."""
         return {"cluster": f"node{self.index}", "management": f"manage{self.index}"}
 
+    @property
+    def macs(self) -> dict[str, str]:
+        """The hardware addresses of the links: with new ones at each boot, peers would seek the old ones."""
+        return {bridge: f"02:00:00:00:{number:02x}:{self.index:02x}" for number, bridge in enumerate(BRIDGES)}
+
 
 class Network:
     """The network namespace of the lab called `name`."""

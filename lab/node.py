@@ -30,6 +30,7 @@ def kernel_command(node: Node, folder: Path, memory_mib: int) -> list[str]:
     """Return the command that boots a node whose disk, console and files are in `folder`."""
     links = node.at.links
     transport = "transport=tap,depth=128,gro=1"
+    macs = node.at.macs
     security = (
         ["security=selinux", "selinux=1"]
         if rootfs.kind(node.kind).selinux
@@ -39,10 +40,10 @@ def kernel_command(node: Node, folder: Path, memory_mib: int) -> list[str]:
         *("linux.uml", f"mem={memory_mib}M", f"umid={node.name}", f"uml_dir={folder}"),
         # the first is what the node wrote, the second the disk that all of its kind start from
         f"ubd0={folder / 'disk.cow'},{folder / 'disk.img'}",
-        *("root=/dev/ubda", "rw", "rootflags=noinit_itable", "init=/lab/init", "noreboot"),
+        *("root=/dev/ubda", "rw", "rootflags=noinit_itable,nobarrier", "init=/lab/init", "noreboot"),
         *("con=null", "con0=fd:0,fd:1", "quiet", "panic=1"),
-        f"vec0:{transport},ifname={links['cluster']}",
-        f"vec1:{transport},ifname={links['management']}",
+        f"vec0:{transport},ifname={links['cluster']},mac={macs['cluster']}",
+        f"vec1:{transport},ifname={links['management']},mac={macs['management']}",
         *security,
         f"lab.host={folder / 'host'}",
     ]
@@ -124,7 +125,7 @@ def wait_reachable(state: State, network: Network, node: Node) -> None:
             raise FailedError(
                 f"The kernel of {node.name} ended at its start, see {console}: {process.tail(console)}"
             )
-        return process.succeeds(shell_command(state, network, node, ["true"]), timeout=5)
+        return process.succeeds(shell_command(state, network, node, ["true"]), timeout=3)
 
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_delay(START_SECONDS),
