@@ -138,7 +138,10 @@ spec:
   - name: probe
     image: busybox:lab
     imagePullPolicy: Never
-    command: [sh, -c, "cat /proc/1/attr/current; nc -w 5 10.96.0.1 443 </dev/null && echo reached; sleep 1000"]
+    command:
+    - sh
+    - -c
+    - cat /proc/1/attr/current; nc -w 5 10.96.0.1 443 </dev/null && echo reached; sleep 1000
 """
 
 
@@ -148,7 +151,7 @@ def test_pods_are_confined_and_reach_the_api(lab: Lab, apparmor: str, selinux: s
         selinux: "system_u:system_r:container_t:s0:c",
     }
     try:
-        for node, label in confined.items():
+        for node in confined:
             done = lab("run", "--", "kubectl", "apply", "-f", "-", given=POD.format(node=node))
             assert done.returncode == 0, done.stderr
         for node, label in confined.items():
