@@ -132,12 +132,12 @@ def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
     holding = nodes_still_holding(profile.metadata.name, snapshot)
     if used := {node: why for node, why in holding.items() if why}:
         told = "; ".join(f"{node}: {why}" for node, why in list(used.items())[:3])
-        return _Verdict("False", Reason.IN_USE, f"waiting for tasks to end on {len(used)} nodes: {told}")
-    return _Verdict("False", Reason.TERMINATING, f"{len(holding)} nodes still hold the profile")
+        return _Verdict("False", Reason.IN_USE, f"waiting for tasks to end on {_nodes(len(used))}: {told}")
+    return _Verdict("False", Reason.TERMINATING, f"{_nodes(len(holding))} still to unload the profile")
 
 
 def _nodes_ready(counts: Counts, states: list[OnNode]) -> _Verdict:
-    of = f"of {counts.targeted} node{'' if counts.targeted == 1 else 's'}"
+    of = f"of {_nodes(counts.targeted)}"
     if counts.targeted == 0:
         lacking = f"; {counts.unsupported} selected without AppArmor" if counts.unsupported else ""
         return _Verdict("False", Reason.NO_NODES, f"no node with AppArmor is selected{lacking}")
@@ -156,6 +156,10 @@ def _nodes_ready(counts: Counts, states: list[OnNode]) -> _Verdict:
         return _Verdict("False", Reason.NODES_UNREACHABLE, f"none {of} is Ready")
     away = f", {counts.unreachable} unreachable" if counts.unreachable else ""
     return _Verdict("True", Reason.READY, f"verified in the kernel on {counts.ready} {of}{away}")
+
+
+def _nodes(number: int) -> str:
+    return f"{number} node{'' if number == 1 else 's'}"
 
 
 def _conditions(profile: SecurityProfile, verdicts: dict[str, _Verdict], time: datetime) -> list[Condition]:
@@ -186,7 +190,7 @@ def _available(states: list[OnNode], counts: Counts, *, published: bool) -> _Ver
     holding = [one for one in states if one.holds and one.state is not NodeState.UNREACHABLE]
     if not holding:
         return _Verdict("False", Reason.NOT_VERIFIED, "no reachable node's kernel holds the profile")
-    return _Verdict("True", Reason.VERIFIED, f"a revision of it is loaded on {len(holding)} reachable nodes")
+    return _Verdict("True", Reason.VERIFIED, f"a revision of it is loaded on {_nodes(len(holding))}")
 
 
 def _reconciling(ready: _Verdict) -> _Verdict:

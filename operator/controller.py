@@ -27,6 +27,7 @@ from ..crds.models import (
     decode,
 )
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.reasons import Reason
 from ..profiles.check import check
 from ..profiles.parser import Parser, fault_message
 from .agents import Settings, manifest, settings_from
@@ -42,6 +43,7 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
+_PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
 # Texts judged at once: the parser is the operator's only real work.
 JUDGES = 2
 
@@ -212,6 +214,8 @@ class Controller:
         for one in status.conditions:
             if one.type == "Ready" and one.reason != before.get("Ready"):
                 log.info("ready", profile=name, status=one.status, reason=one.reason, message=one.message)
+                if one.reason in _PROGRESS:
+                    continue  # the status shows progress; an Event for each step would double the writes
                 warning = any(told.type == "Stalled" and told.status == "True" for told in status.conditions)
                 await self.cluster.tell(profile, one.reason, one.message, warning=warning)
 

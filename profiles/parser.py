@@ -128,7 +128,8 @@ class Parser:
         if run.code < 0 or run.code == 2:
             raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
         if run.code:
-            raise InputFault(Reason.POLICY_REFUSED, words(run.stderr) or f"refused with code {run.code}")
+            said = words(run.stderr) or f"exit code {run.code}"
+            raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser refuses the policy: {said}")
         return run
 
     async def _run(self, *options: str, stdin: bytes = b"") -> Run:

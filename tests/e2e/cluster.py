@@ -1,0 +1,209 @@
+"""The cluster as the end-to-end tests see it: kubectl from outside, and each node's kernel read on the node.
+
+Used by every test of this folder. They tell their objects apart by name; each waits for what it expects, and
+none for a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "hauberk-system"
+BUSYBOX = "docker.io/library/busybox:lab"
+APPARMOR_NODES = ("debian12", "debian13")
+
+# A kernel's profile as the tests see it: mode and hash of its raw data.
+Kernel = dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def command(*words: str, given: str | None = None, timeout: float = 120) -> Said:
+    done = subprocess.run(
+        words, input=given, capture_output=True, text=True, check=False, timeout=timeout, cwd=ROOT
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def kubectl(*words: str, given: Any = None, timeout: float = 120) -> Said:
+    """Run kubectl; `given` is a document for its standard input."""
+    text = given if isinstance(given, str) or given is None else json.dumps(given)
+    return command("kubectl", *words, given=text, timeout=timeout)
+
+
+def ok(said: Said) -> str:
+    assert said.code == 0, said.stderr or said.stdout
+    return said.stdout
+
+
+def get(*words: str) -> Any:
+    return json.loads(ok(kubectl("get", *words, "--output=json")))
+
+
+def lab(*words: str, timeout: float = 180) -> Said:
+    return command(sys.executable, "-m", "lab", "--name", os.environ["LAB_NAME"], *words, timeout=timeout)
+
+
+def on_node(node: str, *words: str) -> str:
+    """Run a command on a node as its root."""
+    return ok(lab("exec", node, "--", *words))
+
+
+def eventually(what: Callable[[], Any], within: float = 60) -> Any:
+    """Return what a function returns once that is true; an assertion within it counts as not yet."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            if found := what():
+                return found
+            last: object = found
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > end:
+            pytest.fail(f"not within {within:g} s: {what.__doc__ or what.__name__}; last: {last}")
+        time.sleep(0.1)
+
+
+_READ_KERNEL = """
+cd /sys/kernel/security/apparmor/policy/profiles 2>/dev/null || exit 0
+find . -name raw_sha1 -o -name raw_sha256 | while read -r file; do
+  folder=${file%/*}
+  printf '%s\\t%s\\t%s\\t%s\\n' "$folder" "$(cat "$folder/name")" "$(cat "$folder/mode")" "$(cat "$file")"
+done
+"""
+
+
+def kernel(node: str) -> Kernel:
+    """Return what a node's kernel holds, read on the node itself, by full name."""
+    rows = [line.split("\t") for line in on_node(node, "sh", "-c", _READ_KERNEL).splitlines()]
+    short = {folder: name for folder, name, _, _ in rows}
+
+    def full(folder: str) -> str:
+        parent = folder.rpartition("/profiles/")[0]
+        return f"{full(parent)}//{short[folder]}" if parent in short else short[folder]
+
+    return {full(folder): (mode, digest) for folder, _, mode, digest in rows}
+
+
+def files(node: str) -> list[str]:
+    """Return Hauberk's files on a node, unfinished ones too."""
+    found = on_node(
+        node, "find", "/etc/apparmor.d", "/var/lib/hauberk", "-name", "*hauberk.*", "-o", "-name", "*.json*"
+    )
+    return sorted(line for line in found.splitlines() if "/cache/" not in line)
+
+
+def profile(name: str, policy: str, **spec: Any) -> dict[str, Any]:
+    """Return a SecurityProfile; `mode` and what else stands in its spec by keyword."""
+    mode = spec.pop("mode", "Enforce")
+    return {
+        "apiVersion": "hauberk.dev/v1alpha1",
+        "kind": "SecurityProfile",
+        "metadata": {"name": name},
+        "spec": {"type": "AppArmor", "appArmor": {"policy": policy, "mode": mode}, **spec},
+    }
+
+
+def deny_write(name: str, folder: str = "/tmp") -> str:
+    """Return a policy that denies writes below a folder."""
+    return (
+        f"#include <tunables/global>\n\nprofile {name} flags=(attach_disconnected) {{\n"
+        "  #include <abstractions/base>\n  file,\n  network,\n  capability,\n"
+        f"  deny {folder}/** w,\n  signal (receive) peer=runc,\n  signal (receive) peer=unconfined,\n}}\n"
+    )
+
+
+def apply(document: dict[str, Any]) -> None:
+    ok(kubectl("apply", "--filename=-", given=document))
+
+
+def wait_ready(name: str, timeout: int = 60) -> dict[str, Any]:
+    ok(kubectl("wait", "--for=condition=Ready", f"secprof/{name}", f"--timeout={timeout}s"))
+    return get("secprof", name)
+
+
+def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:
+    conditions = {one["type"]: one for one in body.get("status", {}).get("conditions", [])}
+    return conditions.get(kind, {})
+
+
+def ready(name: str) -> tuple[str, str, str]:
+    """Return a profile's Ready condition for its current generation: status, reason, message."""
+    body = get("secprof", name)
+    found = condition(body, "Ready")
+    if found.get("observedGeneration") != body["metadata"]["generation"]:
+        return "", "", ""
+    return found["status"], found["reason"], found["message"]
+
+
+def pod(name: str, node: str, apparmor: str | None = None, *words: str) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "main",
+        "image": BUSYBOX,
+        "imagePullPolicy": "Never",
+        "command": list(words) or ["sleep", "86400"],
+    }
+    if apparmor:
+        container["securityContext"] = {
+            "appArmorProfile": {"type": "Localhost", "localhostProfile": apparmor}
+        }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"made-by": "e2e"}},
+        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]},
+    }
+
+
+def start(document: dict[str, Any]) -> None:
+    apply(document)
+    ok(kubectl("wait", "--for=condition=Ready", f"pod/{document['metadata']['name']}", "--timeout=90s"))
+
+
+def remove(*words: str) -> None:
+    ok(kubectl("delete", *words, "--ignore-not-found", "--timeout=60s"))
+
+
+def agent_pod(node: str) -> str:
+    """Return the name of a node's running agent."""
+    found = get(
+        "pods",
+        f"--namespace={SYSTEM}",
+        "--selector=app.kubernetes.io/component=agent",
+        f"--field-selector=spec.nodeName={node}",
+    )["items"]
+    return next(one["metadata"]["name"] for one in found if not one["metadata"].get("deletionTimestamp"))
+
+
+def expected_hash(node: str, policy: str) -> str:
+    """Return the raw hash that a kernel should give a policy: the image's parser compiles it anew there."""
+    done = subprocess.run(
+        (
+            *("kubectl", "exec", "--stdin", f"--namespace={SYSTEM}", agent_pod(node), "--"),
+            *("apparmor_parser", "--base=/etc/apparmor.d", "-QKS", "-j0"),
+        ),
+        input=policy.encode(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return hashlib.sha1(done.stdout).hexdigest()  # noqa: S324 - the kernel's choice

@@ -1,0 +1,132 @@
+"""What users get wrong: a clear word where they look, other profiles unharmed, nothing left on a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import (
+    APPARMOR_NODES,
+    apply,
+    condition,
+    deny_write,
+    eventually,
+    files,
+    get,
+    kernel,
+    kubectl,
+    ok,
+    on_node,
+    profile,
+    ready,
+    wait_ready,
+)
+
+
+@pytest.fixture(autouse=True)
+def neighbour() -> Iterator[None]:
+    """A good profile beside the bad ones, which must stay as it is."""
+    apply(profile("neighbour", deny_write("neighbour")))
+    wait_ready("neighbour")
+    held = {node: kernel(node)["neighbour"] for node in APPARMOR_NODES}
+    yield
+    assert ready("neighbour")[0] == "True"
+    for node in APPARMOR_NODES:
+        assert kernel(node)["neighbour"] == held[node]
+
+
+REFUSED = {
+    "syntax": ("profile bad {\n  /x q,\n}\n", "PolicyRefused", "line 2: "),
+    "never-closed": ("profile bad {\n", "PolicyRefused", "syntax error"),
+    "no-profile": ("# only a comment\n", "PolicyEmpty", "defines no profile"),
+    "unknown-include": ("profile bad { include <abstractions/not-there> }\n", "PolicyRefused", "line 1: "),
+    "absolute-include": ('profile bad { include "/etc/shadow" }\n', "IncludeRefused", "line 1: include"),
+    "outside-include": ("profile bad { include <../shadow> }\n", "IncludeRefused", "line 1: include"),
+    "attachment": ("profile bad /usr/bin/* { file, }\n", "AttachmentRefused", "without a path"),
+    "path-name": ("/usr/bin/containerd { file, }\n", "AttachmentRefused", "without a path"),
+    "namespace": ("profile :other:bad { file, }\n", "NameUnusable", "namespace other"),
+    "protected": ("profile cri-containerd.apparmor.d { file, }\n", "NameProtected", "container runtime"),
+    "complains": ("profile bad flags=(complain) { file, }\n", "ModeMismatch", "spec.appArmor.mode"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_policy_is_told_and_leaves_nothing(case: str):
+    policy, reason, words = REFUSED[case]
+    name = f"bad-{case}"
+    apply(profile(name, policy))
+    eventually(lambda: ready(name)[0] == "False" and ready(name)[1] not in ("Updating", ""))
+
+    assert ready(name)[1] == reason
+    assert words in ready(name)[2]
+    body = get("secprof", name)
+    assert condition(body, "Accepted")["status"] == "False"
+    assert condition(body, "Stalled")["status"] == "True"
+    assert get("profilerevisions", f"--selector=hauberk.dev/profile={name}")["items"] == []
+    for node in APPARMOR_NODES:
+        assert "bad" not in kernel(node)
+        assert [file for file in files(node) if "neighbour" not in file] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"type": "AppArmor"}, "appArmor"),
+        ({"type": "AppArmor", "seccomp": {"policy": "{}"}}, "appArmor"),
+        ({"type": "AppArmour", "appArmor": {"policy": "profile x {}"}}, "AppArmor"),
+        ({"type": "AppArmor", "appArmor": {"policy": ""}}, "policy"),
+        ({"type": "AppArmor", "appArmor": {"policy": "#" * (128 * 1024 + 1)}}, "131072"),
+    ],
+    ids=["no-block", "wrong-block", "wrong-type", "empty", "oversized"],
+)
+def test_the_wrong_shape_is_refused_by_kubectl_apply(spec: dict[str, object], words: str):
+    document = profile("shapeless", "") | {"spec": spec}
+    said = kubectl("apply", "--filename=-", given=document)
+    assert said.code != 0
+    assert words in said.stderr
+    assert kubectl("get", "secprof/shapeless").code != 0
+
+
+def test_the_younger_of_two_profiles_of_one_name_is_told_who_holds_it():
+    apply(profile("elder", deny_write("shared-name")))
+    wait_ready("elder")
+    held = {node: kernel(node)["shared-name"] for node in APPARMOR_NODES}
+
+    apply(profile("younger", deny_write("shared-name", "/var")))
+    eventually(lambda: ready("younger")[1] == "NameClash")
+
+    assert "SecurityProfile elder already holds the kernel name shared-name" in ready("younger")[2]
+    assert ready("elder")[0] == "True"
+    for node in APPARMOR_NODES:
+        assert kernel(node)["shared-name"] == held[node]
+    # once the elder is gone, the younger takes the name by itself
+    ok(kubectl("delete", "secprof/elder", "--timeout=60s"))
+    wait_ready("younger")
+
+
+def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
+    for node in APPARMOR_NODES:
+        on_node(node, "sh", "-c", "printf 'profile of-the-host { file, }' | apparmor_parser -r")
+    held = {node: kernel(node)["of-the-host"] for node in APPARMOR_NODES}
+    try:
+        apply(profile("of-the-host", deny_write("of-the-host")))
+        eventually(lambda: ready("of-the-host")[1] == "NodesFailed")
+
+        body = get("secprof", "of-the-host")
+        assert [one["reason"] for one in body["status"]["failures"]] == ["HostOwned", "HostOwned"]
+        assert "that Hauberk did not load" in ready("of-the-host")[2]
+        assert body["status"]["nodes"]["failed"] == 2
+        ok(kubectl("delete", "secprof/of-the-host", "--timeout=60s"))
+        for node in APPARMOR_NODES:
+            assert kernel(node)["of-the-host"] == held[node]
+    finally:
+        for node in APPARMOR_NODES:
+            on_node(node, "sh", "-c", "printf of-the-host > /sys/kernel/security/apparmor/.remove")
+
+
+def test_a_type_that_is_not_served_yet_says_so():
+    document = profile("later", "")
+    document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ALLOW"}'}}
+    apply(document)
+    eventually(lambda: ready("later")[1] == "TypeNotServed")

@@ -1,0 +1,184 @@
+"""What happens to nodes, agents and the operator: status never says more than the kernels hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.e2e.cluster import (
+    APPARMOR_NODES,
+    SYSTEM,
+    agent_pod,
+    apply,
+    condition,
+    deny_write,
+    eventually,
+    get,
+    kernel,
+    kubectl,
+    lab,
+    ok,
+    on_node,
+    profile,
+    ready,
+    remove,
+    wait_ready,
+)
+
+
+def policy_revision(node: str) -> int:
+    """Return the kernel's count of policy changes: it moves with every load, replacement and removal."""
+    return int(on_node(node, "cat", "/sys/kernel/security/apparmor/revision"))
+
+
+def agent_ready(node: str) -> bool:
+    body = get("pod", agent_pod(node), f"--namespace={SYSTEM}")
+    return condition(body, "Ready").get("status") == "True"
+
+
+def test_an_agent_that_starts_again_loads_nothing_anew():
+    apply(profile("kept", deny_write("kept")))
+    wait_ready("kept")
+    before = policy_revision("debian12")
+    old = agent_pod("debian12")
+
+    remove(f"pod/{old}", f"--namespace={SYSTEM}", "--now")
+    eventually(lambda: agent_pod("debian12") != old and agent_ready("debian12"))
+
+    assert ready("kept")[0] == "True"
+    assert policy_revision("debian12") == before
+
+
+def test_what_someone_removes_by_hand_comes_back():
+    apply(profile("drifting", deny_write("drifting")))
+    wait_ready("drifting")
+    held = kernel("debian12")["drifting"]
+
+    on_node("debian12", "sh", "-c", "printf drifting > /sys/kernel/security/apparmor/.remove")
+    eventually(lambda: kernel("debian12").get("drifting") == held, within=10)
+    on_node("debian12", "sh", "-c", "printf 'profile drifting flags=(complain) { }' | apparmor_parser -r")
+    eventually(lambda: kernel("debian12").get("drifting") == held, within=10)
+    eventually(lambda: ready("drifting")[0] == "True")
+
+
+def test_a_node_that_reboots_is_not_ready_until_its_new_kernel_was_read():
+    apply(profile("rebooted", deny_write("rebooted")))
+    wait_ready("rebooted")
+    before = get("profilenode", "debian13")["status"]["bootID"]
+
+    ok(lab("reboot", "debian13"))
+
+    def verified() -> bool:
+        """The node's new boot was read and the profile counts again."""
+        report, node = get("profilenode", "debian13"), get("node", "debian13")
+        new = report["status"]["bootID"] not in ("", before)
+        same = report["status"]["bootID"] == node["status"]["nodeInfo"]["bootID"]
+        return new and same and get("secprof", "rebooted")["status"]["nodes"]["ready"] == 2
+
+    eventually(verified, within=120)
+    assert kernel("debian13")["rebooted"][0] == "enforce"
+    assert kernel("debian13")["rebooted"] == kernel("debian12")["rebooted"]
+
+
+def test_a_node_that_is_cut_off_is_counted_and_holds_nobody_up():
+    apply(profile("cut", deny_write("cut")))
+    wait_ready("cut")
+    ok(lab("cut", "debian13"))
+    try:
+        eventually(lambda: get("secprof", "cut")["status"]["nodes"]["unreachable"] == 1, within=90)
+        assert ready("cut")[0] == "True"
+        assert get("secprof", "cut")["status"]["summary"]["ready"] == "1/2"
+        apply(profile("cut", deny_write("cut", "/var")))
+        wait_ready("cut")
+    finally:
+        ok(lab("mend", "debian13"))
+    eventually(lambda: get("secprof", "cut")["status"]["nodes"]["ready"] == 2, within=120)
+    assert kernel("debian13")["cut"] == kernel("debian12")["cut"]
+
+
+def test_the_operator_comes_back_to_what_it_left():
+    apply(profile("lasting", deny_write("lasting")))
+    wait_ready("lasting")
+    before = get("secprof", "lasting")["metadata"]["resourceVersion"]
+    operator = ("pods", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/component=operator")
+
+    remove(*operator, "--now")
+    # made while nobody is there to see it
+    apply(profile("meanwhile", deny_write("meanwhile")))
+    wait_ready("meanwhile", timeout=120)
+
+    assert get("secprof", "lasting")["metadata"]["resourceVersion"] == before
+
+
+def test_the_agents_daemonset_is_kept_as_it_should_be():
+    path = "{.spec.template.spec.containers[0].securityContext.capabilities.add}"
+    namespace = f"--namespace={SYSTEM}"
+    change: list[dict[str, Any]] = [
+        {
+            "op": "add",
+            "path": "/spec/template/spec/containers/0/securityContext/capabilities/add/-",
+            "value": "SYS_ADMIN",
+        }
+    ]
+    ok(
+        kubectl(
+            "patch",
+            "daemonset/hauberk-agent",
+            namespace,
+            "--type=json",
+            f"--patch={change!r}".replace("'", '"'),
+        )
+    )
+    eventually(
+        lambda: (
+            ok(kubectl("get", "daemonset/hauberk-agent", namespace, f"--output=jsonpath={path}"))
+            == '["MAC_ADMIN"]'
+        )
+    )
+    ok(kubectl("rollout", "status", "daemonset/hauberk-agent", namespace, "--timeout=120s"))
+
+
+def test_an_agent_writes_its_own_nodes_report_and_nothing_else():
+    token = ok(kubectl("exec", f"--namespace={SYSTEM}", agent_pod("debian12"), "--", "cat", TOKEN))
+
+    def may(*words: str, given: Any = None) -> str:
+        said = kubectl(
+            f"--token={token}", "--kubeconfig=/dev/null", f"--server={server}", *TLS, *words, given=given
+        )
+        return "yes" if said.code == 0 else said.stderr
+
+    server = ok(kubectl("config", "view", "--minify", "--output=jsonpath={.clusters[0].cluster.server}"))
+    patch = '--patch={"status":{"summary":"lie"}}'
+    assert "may not write the ProfileNode of 'debian13'" in may(
+        "patch", "profilenode/debian13", "--type=merge", patch
+    )
+    assert may("patch", "profilenode/debian12", "--type=merge", '--patch={"metadata":{"labels":{}}}') == "yes"
+    for words in (
+        ("get", "secrets", "--all-namespaces"),
+        ("get", "secprof"),
+        ("get", "pods", "--all-namespaces"),
+        ("delete", "profilerevisions", "--all"),
+        ("label", "node/debian12", "taken=yes"),
+    ):
+        assert "forbidden" in may(*words).lower(), words
+
+
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
+TLS = ("--insecure-skip-tls-verify",)
+
+
+def test_a_node_that_joins_gets_what_is_there():
+    apply(profile("joining", deny_write("joining")))
+    wait_ready("joining")
+    name = ok(lab("add", "debian13")).strip().splitlines()[-1]
+    try:
+        # Until its agent has read its kernel the new node counts, and not as ready.
+        eventually(lambda: get("secprof", "joining")["status"]["nodes"]["targeted"] == 3)
+        ok(lab("load", "build/image.tar"))
+        eventually(lambda: get("secprof", "joining")["status"]["nodes"]["ready"] == 3, within=120)
+        assert kernel(name)["joining"] == kernel("debian12")["joining"]
+    finally:
+        ok(lab("remove", name))
+    eventually(lambda: get("secprof", "joining")["status"]["nodes"]["targeted"] == 2)
+    eventually(lambda: kubectl("get", f"profilenode/{name}").code != 0, within=120)
+    for node in APPARMOR_NODES:
+        assert "joining" in kernel(node)
