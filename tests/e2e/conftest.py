@@ -1,4 +1,4 @@
-"""Hauberk installed on the lab, and nothing left behind by a test; `__main__` brings the lab up.
+"""Hauberk installed on the lab, and nothing left behind by a test; `__main__` brings the lab up."""
 
 from __future__ import annotations
 
