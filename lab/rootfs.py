@@ -22,7 +22,7 @@ SELINUX = ("selinux-policy-default", "policycoreutils", "selinux-utils", "semodu
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 UML_MODULES = Path("/usr/lib/uml/modules")
 NODE_FILES = Path(__file__).parent / "node"
-NODE_SCRIPTS = ("init", "halt")
+NODE_SCRIPTS = ("init", "halt", "lab.cil")
 NODE_PROGRAMS = ("kubelet", "kube-proxy")
 DISK_SIZE = "8G"
 
@@ -109,13 +109,19 @@ def disk(wanted: Kind, binaries: Path, note: Callable[[str], None]) -> Path:
             process.capture(["cp", "--archive", "--reflink=auto", str(source), str(work)])
             _furnish(work, programs, seed, release)
             if wanted.selinux:
-                contexts = "/etc/selinux/default/contexts/files/file_contexts"
-                process.capture(["chroot", str(work), "setfiles", "-F", contexts, "/"])
+                _label(work)
             process.capture(disk_command(work, target, wanted.name), timeout=300)
         finally:
             cache.remove(work)
 
     return cache.kept(cache.root() / "disks" / f"{wanted.name}-{cache.key(parts)}.img", make)
+
+
+def _label(work: Path) -> None:
+    inside = ["chroot", str(work)]
+    # --noreload: the policy is for the node, not for this machine's kernel
+    process.capture([*inside, "semodule", "--noreload", "--install", "/lab/lab.cil"], timeout=300)
+    process.capture([*inside, "setfiles", "-F", "/etc/selinux/default/contexts/files/file_contexts", "/"])
 
 
 def _furnish(work: Path, programs: list[Path], seed: Path, release: str) -> None:
@@ -130,6 +136,9 @@ def _furnish(work: Path, programs: list[Path], seed: Path, release: str) -> None
         shutil.copy2(program, work / "usr/bin" / program.name)
     for archive in seed.iterdir():
         shutil.copy2(archive, work / "lab/images" / archive.name)
+    # where the policy expects plug-ins, so that they get their own label
+    (work / "opt/cni").mkdir(parents=True)
+    (work / "usr/lib/cni").rename(work / "opt/cni/bin")
     # this kernel has no nft_nat, which the newer iptables would want
     for name in ("iptables", "ip6tables"):
         for suffix in ("", "-save", "-restore"):

@@ -151,6 +151,7 @@ def test_pods_are_confined_and_reach_the_api(lab: Lab, apparmor: str, selinux: s
         selinux: "system_u:system_r:container_t:s0:c",
     }
     try:
+        lab.good("exec", selinux, "--", "setenforce", "1")
         for node in confined:
             done = lab("run", "--", "kubectl", "apply", "-f", "-", given=POD.format(node=node))
             assert done.returncode == 0, done.stderr
@@ -164,6 +165,7 @@ def test_pods_are_confined_and_reach_the_api(lab: Lab, apparmor: str, selinux: s
             inside = lab("run", "--", "kubectl", "exec", f"probe-{node}", "--", "sh", "-c", "exit 5")
             assert inside.returncode == 5
     finally:
+        lab("exec", selinux, "--", "setenforce", "0")
         lab("run", "--", "kubectl", "delete", "pod", *(f"probe-{node}" for node in confined), "--now")
 
 
