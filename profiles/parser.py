@@ -154,26 +154,31 @@ class Parser:
 async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: bytes) -> Run:
     """Feed a started process and read it to its end or to the first limit; leaves no process behind."""
     with contextlib.suppress(ProcessLookupError):  # it may have ended already
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
+        # At the soft limit the kernel says why (SIGXCPU), at the hard one it only kills.
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
         resource.prlimit(process.pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
         resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
     exceeded = ""
     stdout = stderr = b""
     try:
         async with asyncio.timeout(limits.seconds):
-            _, stdout, stderr = await asyncio.gather(
-                _feed(process, stdin),
-                _read(process.stdout, limits.output),
-                _read(process.stderr, limits.output),
-            )
+            async with asyncio.TaskGroup() as tasks:  # where one fails the others end too
+                tasks.create_task(_feed(process, stdin))
+                out = tasks.create_task(_read(process.stdout, limits.output))
+                err = tasks.create_task(_read(process.stderr, limits.output))
+            stdout, stderr = out.result(), err.result()
             await process.wait()
-    except TimeoutError:
+    except* TimeoutError:
         exceeded = f"the policy took over {limits.seconds:g} seconds to compile"
-    except _TooMuchError:
+    except* _TooMuchError:
         exceeded = f"the policy made over {limits.output >> 20} MiB of output"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        # Before Python 3.13 wait() waits for the pipes' ends too, which a full buffer would hide for ever.
+        for stream in (process.stdout, process.stderr):
+            while stream and await stream.read(65536):
+                pass
         code = await process.wait()
     if not exceeded and code == -signal.SIGXCPU:
         exceeded = f"the policy took over {limits.cpu_seconds} CPU seconds to compile"
@@ -225,13 +230,13 @@ def words(stderr: str) -> str:
             said.append(f"{where}line {at['line']}: {at['words']}")
         else:
             said.append(line.strip())
-    return plain("; ".join(said))
+    return plain(_ABSOLUTE.sub(lambda found: found[0].rsplit("/", 1)[1], "; ".join(said)))
 
 
 def plain(message: str) -> str:
-    """Return a message fit for a status, an Event or a terminal: no control characters, no host paths."""
+    """Return a message fit for a status, an Event or a terminal: one line, no control characters, 1 KiB."""
+    message = message.encode(errors="replace").decode()  # names in compiled policy need not be text
     text = _CONTROL.sub("?", message).replace("\n", "; ")
-    text = _ABSOLUTE.sub(lambda found: found[0].rsplit("/", 1)[1], text)
     return text.encode()[:MESSAGE_BYTES].decode(errors="ignore")
 
 
