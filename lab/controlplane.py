@@ -22,13 +22,16 @@ import urllib.request
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tenacity
 
 from lab import process
-from lab.credentials import ADMIN, CONTROLLER_MANAGER, SCHEDULER, Credentials
 from lab.errors import FailedError, UnmetError, UsageError
 from lab.process import Process
+
+if TYPE_CHECKING:
+    from lab.credentials import Credentials
 
 ETCD = "etcd"
 APISERVER = "kube-apiserver"
@@ -160,6 +163,14 @@ FLAGS = {
 }
 
 
+def open_credentials(folder: Path) -> "Credentials":
+    """Return the keys in a folder, made if there are none."""
+    # imported late: `exec` is called hundreds of times, never needs a key and starts quicker without
+    from lab.credentials import Credentials  # noqa: PLC0415
+
+    return Credentials(folder)
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of 127.0.0.1 that nobody listens on now."""
     with contextlib.ExitStack() as held:
@@ -191,7 +202,7 @@ class ControlPlane:
         self.enter = tuple(enter)
         self.running: dict[str, Process] = {}
         self.tied = tied
-        self.credentials = Credentials(folder / "keys")
+        self.credentials = open_credentials(folder / "keys")
         self.kubeconfig = folder / "admin.kubeconfig"
         self.files = self._files()
 
@@ -214,6 +225,8 @@ class ControlPlane:
             control_plane.stop()
 
     def _files(self) -> Files:
+        from lab.credentials import ADMIN, CONTROLLER_MANAGER, SCHEDULER  # noqa: PLC0415 - see below
+
         names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         addresses = list(dict.fromkeys(["127.0.0.1", SERVICE_ADDRESS, self.at.address]))
         certificate, key = self.credentials.serving("apiserver", names, addresses)

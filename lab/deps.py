@@ -73,7 +73,6 @@ def install(needs: Sequence[Need], log: Path, note: Callable[[str], None]) -> No
     if shutil.which("apt-get") is None:
         names = ", ".join(f"{need.what} ({need.why})" for need in needs)
         raise UnmetError(f"Packages can be installed on Debian and Ubuntu only; this machine lacks {names}.")
-    # an installed etcd must not be started as a service of this machine; it would take the usual ports
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     process.stream(["apt-get", "update"], log, env=env, note=note)
     process.stream(install_command(needs), log, env=env, note=note)
