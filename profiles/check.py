@@ -21,10 +21,13 @@ POLICY_BYTES = 128 * 1024
 NAMES = 64
 NAME_BYTES = 256
 
-# `include`, `#include` and their `if exists` form; what follows is the argument (apparmor.d(5), INCLUDES).
-_INCLUDE = re.compile(r"#?\binclude\s+(?:if\s+exists\s+)?(\S+)", re.IGNORECASE)
-_ABI = re.compile(r"^\s*abi\s+(\S+?)\s*,", re.IGNORECASE | re.MULTILINE)
-_MAGIC = re.compile(r"^<[\w][\w.+/-]*>,?$")
+# Wherever the parser's lexer may see an include or an abi rule, and what would be opened then (parser_lex.l:
+# `#include` needs no blank behind it, either argument may stand on the next line).
+_OPENS = re.compile(
+    r"(?:#include|(?<![\w/])include(?=\s)|(?<![\w/<])abi(?!\w))(?:\s+if\s+exists(?=\s))?\s*(<[^>\n]*>?,?|\S*)"
+)
+# A bare word is one of a comment: at worst a file of the shipped folder, where the parser runs.
+_HARMLESS = re.compile(r"<\w[\w.+/-]*>,?|[\w.,:;()'`-]*")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def refuse_text(policy: str) -> None:
     if "\0" in policy:
         raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
     for line, argument in includes(policy):
-        if not _MAGIC.match(argument) or ".." in argument:
+        if not _HARMLESS.fullmatch(argument) or ".." in argument:
             raise InputFault(
                 Reason.INCLUDE_REFUSED,
                 f"line {line}: include {argument[:80]} leaves the abstractions that Hauberk ships; "
@@ -80,19 +83,10 @@ def refuse_text(policy: str) -> None:
 def includes(policy: str) -> list[tuple[int, str]]:
     """Return the line number and argument of each include and abi rule, such as `(1, "<tunables/global>")`.
 
-    Errs to the safe side: what looks like an include within a quoted string counts as one; in a comment it
-    does not, and a line that quotes before its `#` is not taken for a comment.
+    Errs to the safe side: what looks like one within a quoted string or a comment counts too, because where
+    those end is the lexer's secret.
     """
-    found: list[tuple[int, str]] = []
-    for number, line in enumerate(policy.splitlines(), start=1):
-        code = line
-        mark = line.find("#")
-        before = line[:mark] if mark >= 0 else line
-        if mark >= 0 and '"' not in before and not line[mark:].lower().startswith("#include"):
-            code = before
-        found += [(number, match[1]) for match in _INCLUDE.finditer(code)]
-        found += [(number, match[1]) for match in _ABI.finditer(code)]
-    return found
+    return [(policy.count("\n", 0, found.start(1)) + 1, found[1]) for found in _OPENS.finditer(policy)]
 
 
 def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:

@@ -142,6 +142,7 @@ class Parser:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
+                cwd=self.base,  # a relative include leads nowhere else
                 env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"},
             )
         except OSError as error:

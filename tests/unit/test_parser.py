@@ -1,4 +1,4 @@
-"""The parser's runner: versions, verdicts and words of the real one; limits, with programs that break them."""
+"""The parser's runner: verdicts and words of the real one; limits, with programs that break them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def alive(group: int) -> list[int]:
     return found
 
 
-# --- the real one --------------------------------------------------------------------------------------------
+# --- the real one -------------------------------------------------------------------------------------------
 
 
 async def test_it_tells_its_version(parser: Parser):
@@ -96,15 +96,17 @@ async def test_a_refusal_of_much_is_told_in_one_kibibyte(parser: Parser):
     assert len(caught.value.message.encode()) <= 1024
 
 
+@pytest.mark.skipif(
+    Path("/sys/kernel/security/apparmor").exists(),
+    reason="this kernel has AppArmor; nothing is loaded into it",
+)
 async def test_a_kernel_that_is_not_there_refuses_a_load(parser: Parser):
-    if Path("/sys/kernel/security/apparmor").exists():
-        pytest.skip("this kernel has AppArmor, and tests load nothing into it")
     with pytest.raises(NodeFault) as caught:
         await parser.load(await parser.compile("profile a { file, }", "Enforce"))
     assert caught.value.reason is Reason.LOAD_FAILED
 
 
-# --- programs that are not as they should be -----------------------------------------------------------------
+# --- programs that are not as they should be ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/parser", "/etc/hostname"])
@@ -141,7 +143,7 @@ async def test_a_program_that_does_not_read_its_input_is_no_trouble(tmp_path: Pa
     assert await run.compile("x" * 1_000_000, "Enforce") == b"done\n"
 
 
-# --- limits --------------------------------------------------------------------------------------------------
+# --- limits -------------------------------------------------------------------------------------------------
 
 SPAWN = "echo $$ > {note}; (sleep 1000 & sleep 1000) <&- >&- 2>&- & "
 
@@ -227,7 +229,7 @@ async def test_the_environment_is_not_handed_on(tmp_path: Path, monkeypatch: pyt
     assert b"LC_ALL=C\n" in shown
 
 
-# --- words ---------------------------------------------------------------------------------------------------
+# --- words --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,293 @@
+"""What may be published: each rule with texts that the real parser takes, and the ways around the rules."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hauberk.crds.errors import Fault, InputFault
+from hauberk.crds.models import AppArmor, Policy, ProfileSpec
+from hauberk.crds.names import PROTECTED
+from hauberk.crds.reasons import Reason
+from hauberk.profiles.check import POLICY_BYTES, check, includes, refuse_text
+from hauberk.profiles.parser import Parser, fault_message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def spec(policy: str, mode: str = "Enforce") -> ProfileSpec:
+    return ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=policy, mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("policy", "names"),
+    [
+        ("profile a { file, }", {"a"}),
+        ("# a comment\n\nprofile a { file, } # another\n", {"a"}),
+        ("profile a { file, }\nprofile b { file, }", {"a", "b"}),
+        ("profile a { ^h { file, } hat g { file, } }", {"a", "a//h", "a//g"}),
+        ("profile a { profile c { file, } }", {"a", "a//c"}),
+        # a child is reached from its parent only, so its path confines nothing by itself
+        ("profile a { profile /usr/bin/c { file, } }", {"a", "a///usr/bin/c"}),
+        ("profile a { profile c /usr/bin/c { file, } }", {"a", "a//c"}),
+        ('profile "a b" { file, }', {"a b"}),
+        ('profile "a (enforce)" { file, }', {"a (enforce)"}),
+        ('profile "ä" { file, }', {"ä"}),
+        (f"profile {'n' * 256} {{ file, }}", {"n" * 256}),
+        ("profile a flags=(attach_disconnected,mediate_deleted) { file, }", {"a"}),
+        ("profile a flags=(audit) { file, }", {"a"}),
+        ("profile a flags=(kill) { file, }", {"a"}),
+        ("abi <abi/3.0>,\ninclude <tunables/global>\nprofile a { include <abstractions/base>\n }", {"a"}),
+        ("#include <tunables/global>\nprofile a { #include <abstractions/base>\n }", {"a"}),
+        ("include <tunables/global>\nprofile a { include if exists <local/none>\n }", {"a"}),
+        ("profile a { /usr/include/** r,\n /opt/abi/x r,\n}", {"a"}),
+        ("# include the base abstractions (see below), includes are fine\nprofile a { file, }", {"a"}),
+        ("# the abi: of the kernel\nprofile a { file, }", {"a"}),
+        ("@{include}=/x\nprofile a { @{include} r, }", {"a"}),
+        ("\n".join(f"profile p{n} {{ }}" for n in range(64)), {f"p{n}" for n in range(64)}),
+    ],
+)
+async def test_taken(parser: Parser, policy: str, names: set[str]):
+    assert set((await check(spec(policy), parser)).names) == names
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "said"),
+    [
+        (
+            "",
+            Reason.POLICY_EMPTY,
+            "the policy defines no profile; it needs one `profile NAME { ... }` at least",
+        ),
+        (" \n\t\n", Reason.POLICY_EMPTY, "the policy defines no profile"),
+        ("# nothing\n", Reason.POLICY_EMPTY, "the policy defines no profile"),
+        ("garbage", Reason.POLICY_REFUSED, "line 1: syntax error"),
+        (
+            "profile a {\n\n capability flying,\n}",
+            Reason.POLICY_REFUSED,
+            "line 3: Invalid capability flying.",
+        ),
+        ("profile a {\n file\n}", Reason.POLICY_REFUSED, "line 3: syntax error"),
+        ("profile a {", Reason.POLICY_REFUSED, "unexpected end of file"),
+        ("profile a { /** r,\0 }", Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it"),
+        ("\ufeffprofile a { }", Reason.POLICY_REFUSED, "line 1: Lexer found unexpected character"),
+        ("profile a { }\nprofile a { }", Reason.POLICY_REFUSED, "Multiple definitions for profile a"),
+        ("profile a {\n /x ix,\n /x px,\n}", Reason.POLICY_REFUSED, "profile a: has merged rule"),
+        (
+            "\n".join(f"profile p{n} {{ }}" for n in range(65)),
+            Reason.POLICY_TOO_LARGE,
+            "the policy defines 65 profiles, at most 64 are allowed",
+        ),
+        # attachments, in all spellings
+        ("/usr/bin/x { file, }", Reason.ATTACHMENT_REFUSED, "write `profile NAME {` without a path"),
+        ('"/usr/bin/x" { file, }', Reason.ATTACHMENT_REFUSED, "attaches to programs of the host"),
+        ("profile /usr/bin/x { file, }", Reason.ATTACHMENT_REFUSED, "attaches to programs of the host"),
+        ('profile "\\x2fusr/bin/x" { file, }', Reason.ATTACHMENT_REFUSED, "attaches to programs of the host"),
+        ("profile x /usr/bin/x { file, }", Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        ("profile x /** { file, }", Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        (
+            "profile {/bin,/usr/bin}/x { file, }",
+            Reason.ATTACHMENT_REFUSED,
+            "attaches to programs of the host",
+        ),
+        ("@{B}=/bin\nprofile x @{B}/y { }", Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        ("@{B}=/bin /sbin\nprofile @{B}/y { }", Reason.ATTACHMENT_REFUSED, "attaches to programs"),
+        ("alias /a -> /bin,\nprofile x /a/y { }", Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        ('profile x /** xattrs=(user.a="b") { }', Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        ("profile ok { }\nprofile x /bin/y { }", Reason.ATTACHMENT_REFUSED, "profile x attaches"),
+        # names
+        ("profile :n:x { }", Reason.NAME_UNUSABLE, "profile x asks for the policy namespace n"),
+        ("profile :n://x { }", Reason.NAME_UNUSABLE, "profile x asks for the policy namespace n"),
+        (":n:x { }", Reason.NAME_UNUSABLE, "define it without a namespace"),
+        ('profile ":n://\\377" { }', Reason.NAME_UNUSABLE, "asks for the policy namespace n"),
+        ('profile "a\\377" { }', Reason.NAME_UNUSABLE, "must be printable"),
+        ('profile "a\nb" { }', Reason.NAME_UNUSABLE, "must be printable"),
+        ('profile "a\tb" { }', Reason.NAME_UNUSABLE, "must be printable"),
+        ('profile "a\u202eb" { }', Reason.NAME_UNUSABLE, "must be printable"),
+        (f"profile {'n' * 257} {{ }}", Reason.NAME_UNUSABLE, "at most 256 bytes"),
+        (f'profile "{"ä" * 129}" {{ }}', Reason.NAME_UNUSABLE, "at most 256 bytes"),
+        ("profile docker-default//x { }", Reason.NAME_PROTECTED, "belongs to the container runtime"),
+        (
+            "profile a { }\nprofile runc { }",
+            Reason.NAME_PROTECTED,
+            "profile runc belongs to the container runtime",
+        ),
+        # modes
+        (
+            "profile a flags=(complain) { }",
+            Reason.MODE_MISMATCH,
+            "remove the flag, or set the mode to Complain",
+        ),
+    ],
+)
+async def test_refused(parser: Parser, policy: str, reason: Reason, said: str):
+    with pytest.raises(InputFault) as caught:
+        await check(spec(policy), parser)
+    message = fault_message(caught.value)
+    assert caught.value.reason is reason, message
+    assert said in message
+    assert message.isprintable()
+    assert len(message.encode()) <= 1024
+
+
+@pytest.mark.parametrize("name", sorted(PROTECTED))
+async def test_the_runtimes_own_names_are_refused(parser: Parser, name: str):
+    with pytest.raises(InputFault, match="belongs to the container runtime") as caught:
+        await check(spec(f"profile {name} {{ profile c {{ }} }}"), parser)
+    assert caught.value.reason is Reason.NAME_PROTECTED
+
+
+@pytest.mark.parametrize("flags", ["", "flags=(complain)", "flags=(kill)"])
+async def test_complain_takes_any_flags(parser: Parser, flags: str):
+    assert (await check(spec(f"profile a {flags} {{ }}", "Complain"), parser)).names == ("a",)
+
+
+@pytest.mark.xfail(strict=True, reason="check.py lets children be in complain mode under mode Enforce")
+async def test_a_child_that_only_complains_is_refused(parser: Parser):
+    """With `/** cx -> c` the whole of a container would be unconfined, and be called Enforce and Ready."""
+    with pytest.raises(InputFault):
+        await check(spec("profile a { /** cx -> c, profile c flags=(complain) { } }"), parser)
+
+
+@pytest.mark.xfail(strict=True, reason="check.py takes flags=(unconfined) under mode Enforce")
+async def test_a_profile_that_confines_nothing_is_refused(parser: Parser):
+    with pytest.raises(InputFault):
+        await check(spec("profile a flags=(unconfined) { }"), parser)
+
+
+@pytest.mark.xfail(strict=True, reason="check.py takes a child of a profile that the text does not define")
+async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):
+    with pytest.raises(InputFault):
+        await check(spec("profile host//child { }"), parser)
+
+
+async def test_other_types_are_not_served(parser: Parser):
+    for one in (
+        ProfileSpec(type="SELinux", selinux=Policy(policy="(block x)")),
+        ProfileSpec(type="Seccomp", seccomp=Policy(policy="{}")),
+        ProfileSpec(type="AppArmor"),
+    ):
+        with pytest.raises(InputFault, match="only AppArmor is served") as caught:
+            await check(one, parser)
+        assert caught.value.reason is Reason.TYPE_NOT_SERVED
+
+
+@pytest.mark.parametrize(("letter", "count"), [("x", POLICY_BYTES + 1), ("ä", POLICY_BYTES // 2 + 1)])
+def test_size_counts_in_bytes(letter: str, count: int):
+    refuse_text(letter * (POLICY_BYTES // len(letter.encode())))
+    with pytest.raises(InputFault, match="at most 131072 are allowed; split it up") as caught:
+        refuse_text(letter * count)
+    assert caught.value.reason is Reason.POLICY_TOO_LARGE
+
+
+# --- includes ----------------------------------------------------------------------------------------------
+
+ESCAPES = [
+    'profile a { include "FILE"\n }',
+    "profile a { include FILE\n }",
+    "profile a { #include FILE\n }",
+    'profile a { #include "FILE"\n }',
+    'profile a { #include"FILE"\n }',
+    "profile a { #includeFILE\n }",
+    "profile a { #include\tFILE\n }",
+    'profile a { #include\n"FILE"\n }',
+    'profile a { include\t\n\n "FILE"\n }',
+    'profile a { include \r\n "FILE"\n }',
+    'profile a { include if exists "FILE"\n }',
+    "profile a { #include if exists FILE\n }",
+    'profile a { include\tif \t exists\t\n"FILE"\n }',
+    "profile a { include <abstractions/../../..FILE>\n }",
+    "profile a { include <../..FILE>\n }",
+    "profile a { include ../..FILE\n }",
+    'profile a { include <"../..FILE">\n }',
+    "profile a { include < ../..FILE >\n }",
+    'profile a { include "\\x2fFILE"\n }',
+    'profile a { "/x" r, # "\n include "FILE"\n }',
+    'profile a { /x#y r, include "FILE"\n }',
+    'profile a { "/x\n# " r, include "FILE"\n }',
+    'profile a { "/x\n#" r,\ninclude "FILE"\n }',
+    'profile a { change_profile ->\n# , include "FILE"\n }',
+    'profile a { file,include "FILE"\n }',
+    'profile a { include "FILE" # <abstractions/base>\n }',
+    "include <tunables/global>\ninclude FILE\nprofile a { }",
+    'abi "FILE",\nprofile a { }',
+    'abi"FILE",\nprofile a { }',
+    "abi FILE,\nprofile a { }",
+    "abiFILE,\nprofile a { }",
+    'abi\n"FILE",\nprofile a { }',
+    'abi # x\n "FILE",\nprofile a { }',
+    "abi <../..FILE> ,\nprofile a { }",
+    'profile b { }\nabi "FILE",\nprofile a { }',
+    'profile a { abi "FILE",\n }',
+]
+
+
+def opens(parser: Parser, policy: str, file: Path) -> bool:
+    """Return whether the parser looks into `file`: whether it matters that nobody can tell what is in it."""
+    outcomes: set[object] = set()
+    for content in (None, "capability sys_admin,\n", "@{{{{,"):
+        if content is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_text(content)
+        try:
+            outcomes.add(asyncio.run(parser.compile(policy, "Enforce")))
+        except Fault as fault:
+            outcomes.add(fault.message)
+    return len(outcomes) > 1
+
+
+@pytest.mark.parametrize("policy", ESCAPES)
+def test_no_include_leaves_the_abstractions(policy: str):
+    policy = policy.replace("FILE", "/tmp/x/secret")
+    with pytest.raises(
+        InputFault, match=r"^IncludeRefused: line \d+: include .* leaves the abstractions"
+    ) as caught:
+        refuse_text(policy)
+    assert caught.value.reason is Reason.INCLUDE_REFUSED
+    assert fault_message(caught.value).isprintable()
+
+
+def test_the_ways_out_are_real(parser: Parser, tmp_path: Path):
+    """Most of what is refused above would have been opened: else the table would test nothing."""
+    file = tmp_path / "secret"
+    led_out = [text for text in ESCAPES if opens(parser, text.replace("FILE", str(file)), file)]
+    assert len(led_out) > len(ESCAPES) / 2
+
+
+WORDS = st.sampled_from(
+    (
+        'include|#include|# |#|"|\n| |\t|\r\n|FILE|<|>|if exists|abi|,|/x r,|change_profile -> |x|\\|<abstractions/base>'
+        "|^h {|}|@{X}=|set rlimit nproc <= |(|)"
+    ).split("|")
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(WORDS, max_size=9))
+def test_what_is_not_refused_opens_nothing_else(parser: Parser, tmp_path: Path, parts: list[str]):
+    file = tmp_path / "secret"
+    policy = "profile a {\n " + "".join(parts).replace("FILE", str(file)) + "\n}\n"
+    try:
+        refuse_text(policy)
+    except InputFault:
+        return
+    if "abi" in policy or "include" in policy:
+        assert not opens(parser, policy, file)
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ("", []),
+        ("include <a>\n\n#include <b/c>\n", [(1, "<a>"), (3, "<b/c>")]),
+        ("abi <abi/3.0>,\n", [(1, "<abi/3.0>,")]),
+        ("include if exists <local/x>", [(1, "<local/x>")]),
+        ("x\ninclude\n\n  /etc/passwd\n", [(4, "/etc/passwd")]),
+        ("/usr/include /a r,", []),
+        ("# included, includes", []),
+    ],
+)
+def test_includes_are_found_with_their_lines(policy: str, found: list[tuple[int, str]]):
+    assert includes(policy) == found
