@@ -22,7 +22,7 @@ from ..profiles.parser import Parser
 from . import holdings as records
 from .holdings import Holding
 from .host import Host
-from .plan import Load, Persist, Prune, Remove, foreign_names, mismatch
+from .plan import Load, Persist, Prune, Remove, foreign_names, mismatch, stale_names
 
 # The node's boot compiles what is in /etc/apparmor.d with a parser of its own and no time limit: a text
 # that takes longer than this to compile is loaded by the agent only.
@@ -143,7 +143,8 @@ class AppArmor:
         """
         holding = step.holding
         held = self.host.kernel()
-        self._drop(tuple(name for name in holding.modes if name in held))
+        # With what earlier texts left behind: without a record it would be the host's for ever.
+        self._drop((*(name for name in holding.modes if name in held), *stale_names(holding, {}, held)))
         for folder in (self.host.policies / _COMPLAIN_FOLDER, self.host.policies):
             self.host.delete(folder, host_file(holding.profile))
         records.delete(self.host, holding.profile)

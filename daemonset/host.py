@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HASHES = ("raw_sha256", "raw_sha1")
-_SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*$")
+_SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*\Z")
 
 
 @dataclass(frozen=True)

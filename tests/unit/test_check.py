@@ -257,10 +257,34 @@ def test_the_ways_out_are_real(parser: Parser, tmp_path: Path):
 
 
 WORDS = st.sampled_from(
-    (
-        'include|#include|# |#|"|\n| |\t|\r\n|FILE|<|>|if exists|abi|,|/x r,|change_profile -> |x|\\|<abstractions/base>'
-        "|^h {|}|@{X}=|set rlimit nproc <= |(|)"
-    ).split("|")
+    [
+        "include",
+        "#include",
+        "# ",
+        "#",
+        '"',
+        "\n",
+        " ",
+        "\t",
+        "\r\n",
+        "FILE",
+        "<",
+        ">",
+        "if exists",
+        "abi",
+        ",",
+        "/x r,",
+        "change_profile -> ",
+        "x",
+        "\\",
+        "<abstractions/base>",
+        "^h {",
+        "}",
+        "@{X}=",
+        "set rlimit nproc <= ",
+        "(",
+        ")",
+    ]
 )
 
 
