@@ -373,9 +373,7 @@ def test_names_of_others_are_foreign(
 
 # --- a model of kernel and disk ---
 #
-TEXTS = st.lists(st.sampled_from([*NAMES, "a//x", "b//y", "bad!"]), min_size=1, max_size=3, unique=True).map(
-    ",".join
-)
+# A text is the names that it defines, separated by commas; one that ends with "!" is refused by every node.
 
 
 @dataclass
