@@ -15,6 +15,8 @@ from lab.errors import UsageError
 
 BASE = "docker.io/library/debian:trixie-slim"
 BASE_SUITE = "trixie"
+# as in the image that it stands in for, for what is installed on top of it too
+LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 CA_INSIDE = "/run/host-ca.crt"
 ENV = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
@@ -78,13 +80,14 @@ class Builder:
             cache.remove(work)
             work.mkdir()
             tar = work / "base.tar"
-            process.stream(["mmdebstrap", "--variant=minbase", BASE_SUITE, str(tar)], self.log)
+            left_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+            process.stream(["mmdebstrap", "--variant=minbase", *left_out, BASE_SUITE, str(tar)], self.log)
             (work / "Dockerfile").write_text('FROM scratch\nADD base.tar /\nCMD ["bash"]\n')
             self._image("bud", "--tag", BASE, str(work))
             cache.remove(work)
             stamp.touch()
 
-        cache.kept(self.folder / f"base-{cache.key([BASE_SUITE, BASE])}", make)
+        cache.kept(self.folder / f"base-{cache.key([BASE_SUITE, BASE, *LEFT_OUT])}", make)
 
     def build(self, wanted: Build) -> None:
         """Build an image and write its archive; raises FailedError that names the log."""

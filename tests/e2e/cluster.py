@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from lab.cluster import Lab
+from lab.progress import Progress
+
 ROOT = Path(__file__).parents[2]
 SYSTEM = "hauberk-system"
 BUSYBOX = "docker.io/library/busybox:lab"
@@ -64,8 +67,14 @@ def lab(*words: str, timeout: float = 180) -> Said:
 
 
 def on_node(node: str, *words: str) -> str:
+    """Run a command on a node as its root and return what it printed."""
+    return ok(exec_on(node, *words))
+
+
+def exec_on(node: str, *words: str) -> Said:
     """Run a command on a node as its root."""
-    return ok(lab("exec", node, "--", *words))
+    here = Lab(os.environ["LAB_NAME"], Progress(terminal=False))
+    return command(*here.shell(here.node(node), words))
 
 
 def eventually(what: Callable[[], Any], within: float = 60) -> Any:
@@ -83,25 +92,32 @@ def eventually(what: Callable[[], Any], within: float = 60) -> Any:
         time.sleep(0.1)
 
 
-_READ_KERNEL = """
-cd /sys/kernel/security/apparmor/policy/profiles 2>/dev/null || exit 0
-find . -name raw_sha1 -o -name raw_sha256 | while read -r file; do
-  folder=${file%/*}
-  printf '%s\\t%s\\t%s\\t%s\\n' "$folder" "$(cat "$folder/name")" "$(cat "$folder/mode")" "$(cat "$file")"
-done
-"""
+# One process for the whole tree: these kernels fork slowly.
+_READ_KERNEL = (
+    *("grep", "-Rs", "--include=name", "--include=mode", "--include=raw_sha1", "--include=raw_sha256"),
+    *("", "/sys/kernel/security/apparmor/policy/profiles"),
+)
 
 
 def kernel(node: str) -> Kernel:
     """Return what a node's kernel holds, read on the node itself, by full name."""
-    rows = [line.split("\t") for line in on_node(node, "sh", "-c", _READ_KERNEL).splitlines()]
-    short = {folder: name for folder, name, _, _ in rows}
+    said = exec_on(node, *_READ_KERNEL)
+    found: dict[str, dict[str, str]] = {}
+    for line in said.stdout.splitlines():
+        path, _, value = line.partition(":")
+        folder, _, file = path.rpartition("/")
+        found.setdefault(folder, {})[file.removeprefix("raw_")] = value
 
     def full(folder: str) -> str:
         parent = folder.rpartition("/profiles/")[0]
-        return f"{full(parent)}//{short[folder]}" if parent in short else short[folder]
+        name = found[folder]["name"]
+        return f"{full(parent)}//{name}" if parent in found else name
 
-    return {full(folder): (mode, digest) for folder, _, mode, digest in rows}
+    return {
+        full(folder): (one["mode"], one.get("sha256") or one.get("sha1", ""))
+        for folder, one in found.items()
+        if {"name", "mode"} <= one.keys()
+    }
 
 
 def files(node: str) -> list[str]:
@@ -174,9 +190,11 @@ def pod(name: str, node: str, apparmor: str | None = None, *words: str) -> dict[
     }
 
 
-def start(document: dict[str, Any]) -> None:
-    apply(document)
-    ok(kubectl("wait", "--for=condition=Ready", f"pod/{document['metadata']['name']}", "--timeout=90s"))
+def start(*pods: dict[str, Any]) -> None:
+    """Start pods, all at once, and wait until they run."""
+    apply({"apiVersion": "v1", "kind": "List", "items": list(pods)})
+    names = [f"pod/{one['metadata']['name']}" for one in pods]
+    ok(kubectl("wait", "--for=condition=Ready", *names, "--timeout=90s"))
 
 
 def remove(*words: str) -> None:
@@ -184,14 +202,20 @@ def remove(*words: str) -> None:
 
 
 def agent_pod(node: str) -> str:
-    """Return the name of a node's running agent."""
-    found = get(
-        "pods",
-        f"--namespace={SYSTEM}",
-        "--selector=app.kubernetes.io/component=agent",
-        f"--field-selector=spec.nodeName={node}",
-    )["items"]
-    return next(one["metadata"]["name"] for one in found if not one["metadata"].get("deletionTimestamp"))
+    """Return the name of a node's agent, once there is one that is not going away."""
+
+    def there() -> str:
+        """The node has an agent."""
+        found = get(
+            "pods",
+            f"--namespace={SYSTEM}",
+            "--selector=app.kubernetes.io/component=agent",
+            f"--field-selector=spec.nodeName={node}",
+        )["items"]
+        names = [one["metadata"]["name"] for one in found if not one["metadata"].get("deletionTimestamp")]
+        return names[0] if names else ""
+
+    return eventually(there)
 
 
 def expected_hash(node: str, policy: str) -> str:

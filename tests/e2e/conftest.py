@@ -26,7 +26,7 @@ def installed() -> None:
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
-    """Leave no pod and no profile of a test behind."""
+    """Leave no pod and no profile of a test behind, but for those that a whole file uses."""
     yield
     remove("pods", "--selector=made-by=e2e", "--now")
-    remove("secprof", "--all")
+    remove("secprof", "--selector=kept!=by-file")

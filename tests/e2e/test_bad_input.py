@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.e2e.cluster import (
     APPARMOR_NODES,
+    Kernel,
     apply,
     condition,
     deny_write,
@@ -20,21 +22,9 @@ from tests.e2e.cluster import (
     on_node,
     profile,
     ready,
+    remove,
     wait_ready,
 )
-
-
-@pytest.fixture(autouse=True)
-def neighbour() -> Iterator[None]:
-    """A good profile beside the bad ones, which must stay as it is."""
-    apply(profile("neighbour", deny_write("neighbour")))
-    wait_ready("neighbour")
-    held = {node: kernel(node)["neighbour"] for node in APPARMOR_NODES}
-    yield
-    assert ready("neighbour")[0] == "True"
-    for node in APPARMOR_NODES:
-        assert kernel(node)["neighbour"] == held[node]
-
 
 REFUSED = {
     "syntax": ("profile bad {\n  /x q,\n}\n", "PolicyRefused", "line 2: "),
@@ -51,22 +41,49 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_policy_is_told_and_leaves_nothing(case: str):
-    policy, reason, words = REFUSED[case]
-    name = f"bad-{case}"
-    apply(profile(name, policy))
-    eventually(lambda: ready(name)[0] == "False" and ready(name)[1] not in ("Updating", ""))
+@pytest.fixture(scope="module", autouse=True)
+def neighbour() -> Iterator[None]:
+    """A good profile beside the bad ones, which must stay as it is through all of them."""
+    apply(kept(profile("neighbour", deny_write("neighbour"))))
+    wait_ready("neighbour")
+    held = {node: kernel(node)["neighbour"] for node in APPARMOR_NODES}
+    yield
+    assert ready("neighbour")[0] == "True"
+    for node in APPARMOR_NODES:
+        assert kernel(node)["neighbour"] == held[node]
+    remove("secprof", "--selector=kept=by-file")
 
-    assert ready(name)[1] == reason
+
+@pytest.fixture(scope="module")
+def refused(neighbour: None) -> dict[str, tuple[Kernel, list[str]]]:  # noqa: ARG001 - it must be there first
+    """All bad policies at once; returns each node's kernel and files after the last of them was judged."""
+    for case, (policy, _, _) in REFUSED.items():
+        apply(kept(profile(f"bad-{case}", policy)))
+    for case in REFUSED:
+        eventually(lambda case=case: ready(f"bad-{case}")[1] not in ("Updating", ""))
+    return {node: (kernel(node), files(node)) for node in APPARMOR_NODES}
+
+
+def kept(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document that stays until the last test of this file."""
+    document["metadata"]["labels"] = {"kept": "by-file"}
+    return document
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_policy_is_told_and_leaves_nothing(case: str, refused: dict[str, tuple[Kernel, list[str]]]):
+    _, reason, words = REFUSED[case]
+    name = f"bad-{case}"
+
+    assert ready(name)[:2] == ("False", reason)
     assert words in ready(name)[2]
     body = get("secprof", name)
     assert condition(body, "Accepted")["status"] == "False"
     assert condition(body, "Stalled")["status"] == "True"
     assert get("profilerevisions", f"--selector=hauberk.dev/profile={name}")["items"] == []
-    for node in APPARMOR_NODES:
-        assert "bad" not in kernel(node)
-        assert [file for file in files(node) if "neighbour" not in file] == []
+    for held, there in refused.values():
+        assert "bad" not in held
+        assert [file for file in there if "neighbour" not in file] == []
 
 
 @pytest.mark.parametrize(
@@ -111,12 +128,12 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
     held = {node: kernel(node)["of-the-host"] for node in APPARMOR_NODES}
     try:
         apply(profile("of-the-host", deny_write("of-the-host")))
-        eventually(lambda: ready("of-the-host")[1] == "NodesFailed")
+        eventually(lambda: get("secprof", "of-the-host")["status"]["nodes"]["failed"] == 2)
+        assert ready("of-the-host")[1] == "NodesFailed"
 
         body = get("secprof", "of-the-host")
         assert [one["reason"] for one in body["status"]["failures"]] == ["HostOwned", "HostOwned"]
         assert "that Hauberk did not load" in ready("of-the-host")[2]
-        assert body["status"]["nodes"]["failed"] == 2
         ok(kubectl("delete", "secprof/of-the-host", "--timeout=60s"))
         for node in APPARMOR_NODES:
             assert kernel(node)["of-the-host"] == held[node]

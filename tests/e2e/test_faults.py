@@ -24,10 +24,13 @@ from tests.e2e.cluster import (
     wait_ready,
 )
 
+# Its reader waits at the end for the next change: read one line of it.
+REVISION = "/sys/kernel/security/apparmor/revision"
+
 
 def policy_revision(node: str) -> int:
     """Return the kernel's count of policy changes: it moves with every load, replacement and removal."""
-    return int(on_node(node, "cat", "/sys/kernel/security/apparmor/revision"))
+    return int(on_node(node, "head", "--lines=1", REVISION))
 
 
 def agent_ready(node: str) -> bool:

@@ -50,9 +50,11 @@ def test_a_pod_with_the_profile_is_denied_and_one_without_writes():
     assert body["status"]["reference"] == {
         "appArmorProfile": {"type": "Localhost", "localhostProfile": DENY_WRITE}
     }
+    start(
+        *(pod(f"confined-{node}", node, DENY_WRITE) for node in APPARMOR_NODES),
+        *(pod(f"free-{node}", node) for node in APPARMOR_NODES),
+    )
     for node in APPARMOR_NODES:
-        start(pod(f"confined-{node}", node, DENY_WRITE))
-        start(pod(f"free-{node}", node))
         denied = kubectl("exec", f"confined-{node}", "--", "touch", "/tmp/x")
         assert denied.code == 1
         assert "touch: /tmp/x: Permission denied" in denied.stderr
@@ -69,9 +71,9 @@ def test_every_profile_of_the_library_loads_and_lets_a_pod_start(file: Path):
     body = wait_ready(name)
 
     assert body["status"]["summary"]["ready"] == "2/2"
+    start(*(pod(f"library-{node}", node, name) for node in APPARMOR_NODES))
     for node in APPARMOR_NODES:
         assert kernel(node)[name][0] == mode.lower()
-        start(pod(f"library-{node}", node, name))
         label = ok(kubectl("exec", f"library-{node}", "--", "cat", "/proc/1/attr/current"))
         assert label.strip() == f"{name} ({mode.lower()})"
 
