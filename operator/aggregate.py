@@ -13,7 +13,7 @@ from typing import Any
 from ..crds.models import Condition, Counts, Failure, ProfileStatus, SecurityProfile, Summary
 from ..crds.reasons import NodeState, Reason
 from .desired import wants_new_content
-from .publish import judgement, policy_of
+from .publish import judgement, placement, policy_of
 from .rollout import OnNode, nodes_still_holding, on_nodes
 from .snapshot import Accepted, Refusal, Snapshot
 
@@ -125,6 +125,9 @@ def _ready(
         if profile.spec.suspend:
             return _Verdict("False", Reason.SUSPENDED, "spec.suspend holds the new policy back")
         return _Verdict("False", Reason.UPDATING, "the policy is being published")
+    if snapshot.revisions_of(profile)[0].spec.placement != placement(profile):
+        # What the nodes are counted by is still the earlier generation's.
+        return _Verdict("False", Reason.UPDATING, "a changed selection of nodes is being published")
     return _nodes_ready(counts, states)
 
 

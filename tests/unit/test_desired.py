@@ -1,0 +1,472 @@
+"""The operator's decisions: golden cases of clusters, and what holds for any cluster.
+
+A case is tests/golden/<case>/in.yaml, a cluster in short, and out.yaml, the writes and the status that follow.
+In both a revision is called by its text: `v1` stands for the digest of the policy "v1", and `v1 complain` for
+the same in mode Complain. A text that starts with "broken" is refused, one with "unjudged" is not judged yet,
+and `names a,b` defines the kernel names a and b instead of its object's own name.
+
+`HAUBERK_GOLDEN=write pytest tests/unit/test_desired.py` writes out.yaml anew: read the difference then.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hauberk.crds.models import (
+    AppArmor,
+    Backend,
+    Condition,
+    Content,
+    Metadata,
+    NodeSelector,
+    NodeStatus,
+    Placement,
+    Problem,
+    ProfileNode,
+    ProfileRevision,
+    ProfileSpec,
+    ProfileStatus,
+    RevisionSpec,
+    SecurityProfile,
+    Text,
+    decode,
+)
+from hauberk.crds.names import FINALIZER, digest
+from hauberk.crds.reasons import Reason
+from hauberk.operator.aggregate import aggregate
+from hauberk.operator.desired import (
+    AddFinalizer,
+    CreateRevision,
+    DeleteRevision,
+    Place,
+    RemoveFinalizer,
+    Write,
+    desired,
+)
+from hauberk.operator.publish import content_digest, name_owners
+from hauberk.operator.snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = sorted(folder.name for folder in GOLDEN.iterdir() if (folder / "in.yaml").exists())
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+LONG_AGO = 3600
+
+
+def digest_of(label: str) -> str:
+    text, _, mode = label.partition(" complain")
+    return digest("AppArmor", text, "Complain" if mode or label.endswith(" complain") else "Enforce")
+
+
+def kernel_mode(label: str) -> str:
+    return "complain" if label.endswith(" complain") else "enforce"
+
+
+def names_of(text: str, profile: str) -> list[str]:
+    return text.removeprefix("names ").split(",") if text.startswith("names ") else [profile]
+
+
+def judged(text: str, profile: str) -> Judgement | None:
+    if "unjudged" in text:
+        return None
+    if text.startswith("broken"):
+        return Refusal(Reason.POLICY_REFUSED, "apparmor_parser refuses the policy: line 3: syntax error")
+    return Accepted(tuple(names_of(text, profile)))
+
+
+# --- a cluster in short ---
+
+
+def a_profile(name: str, short: dict[str, Any]) -> SecurityProfile:
+    text, complains, _ = str(short["text"]).partition(" complain")
+    spec = ProfileSpec(
+        type="AppArmor",
+        app_armor=AppArmor(policy=text, mode="Complain" if complains else "Enforce"),
+        node_selector=decode(NodeSelector, short.get("selector", {})),
+        suspend=short.get("suspend", False),
+    )
+    conditions = [
+        Condition(
+            type=kind,
+            status=status,
+            reason="Before",
+            message="before",
+            observed_generation=1,
+            last_transition_time="2025-01-01T00:00:00Z",
+        )
+        for kind, status in short.get("conditions", {}).items()
+    ]
+    return SecurityProfile(
+        metadata=Metadata(
+            name=name,
+            uid=short.get("uid", f"uid-{name}"),
+            generation=short.get("generation", 1),
+            creation_timestamp=short.get("created", "2025-01-01T00:00:00Z"),
+            deletion_timestamp="2026-01-01T00:00:00Z" if short.get("deleted") else None,
+            finalizers=[] if short.get("fresh") else [FINALIZER],
+        ),
+        spec=spec,
+        status=ProfileStatus(conditions=conditions),
+    )
+
+
+def a_revision(short: dict[str, Any]) -> ProfileRevision:
+    profile, label = short["profile"], str(short["text"])
+    text, complains, _ = label.partition(" complain")
+    return ProfileRevision(
+        metadata=Metadata(name=f"{profile}.{digest_of(label)}"),
+        spec=RevisionSpec(
+            profile=profile,
+            profile_uid=short.get("uid", f"uid-{profile}"),
+            type="AppArmor",
+            content=Content(
+                digest=digest_of(label),
+                mode="Complain" if complains else "Enforce",
+                texts=[Text(text=text, names=names_of(text, profile))],
+            ),
+            placement=Placement(
+                sequence=short.get("sequence", 1),
+                node_selector=decode(NodeSelector, short.get("selector", {})),
+                suspend=short.get("suspend", False),
+                withdrawn=short.get("withdrawn", False),
+            ),
+        ),
+    )
+
+
+def a_node(name: str, short: dict[str, Any]) -> NodeView:
+    return NodeView(
+        name=name,
+        labels={"kubernetes.io/os": "linux"} | short.get("labels", {}),
+        ready=short.get("ready", True),
+        ready_since=NOW - timedelta(seconds=short.get("for", LONG_AGO)),
+        boot_id=short.get("boot", f"boot-{name}"),
+    )
+
+
+def a_report(name: str, short: dict[str, Any] | None) -> ProfileNode:
+    """Return a ProfileNode; None is one whose kernel has no AppArmor."""
+    section = None
+    if short is not None:
+        held = {
+            profile: f"{digest_of(label)}/{short.get('mode') or kernel_mode(label)}/aa"
+            for profile, label in short.get("holds", {}).items()
+        }
+        problems = {
+            profile: Problem(revision=digest_of(str(one[0])), reason=one[1], message=one[2])
+            for profile, one in short.get("problems", {}).items()
+        }
+        section = Backend(profiles=held, problems=problems)
+    boot = (short or {}).get("boot", f"boot-{name}")
+    return ProfileNode(metadata=Metadata(name=name), status=NodeStatus(boot_id=boot, app_armor=section))
+
+
+def a_cluster(short: dict[str, Any]) -> Snapshot:
+    profiles = {name: a_profile(name, one) for name, one in short.get("profiles", {}).items()}
+    revisions = [a_revision(one) for one in short.get("revisions", [])]
+    nodes = {name: a_node(name, one or {}) for name, one in short.get("nodes", {}).items()}
+    agents = {name: {"ready": True} for name in nodes} | short.get("agents", {})
+    judgements = {
+        content_digest(one): verdict
+        for one in profiles.values()
+        if one.spec.app_armor and (verdict := judged(one.spec.app_armor.policy, one.metadata.name))
+    }
+    return Snapshot(
+        profiles=profiles,
+        revisions={one.metadata.name: one for one in revisions},
+        reports={name: a_report(name, one) for name, one in short.get("reports", {}).items()},
+        nodes=nodes,
+        agents={
+            name: AgentView(name, one["ready"], NOW - timedelta(seconds=one.get("for", LONG_AGO)))
+            for name, one in agents.items()
+            if one
+        },
+        judgements=judgements,
+        now=NOW,
+    )
+
+
+# --- what comes of it ---
+
+
+def told(write: Write) -> str:
+    match write:
+        case AddFinalizer(profile) | RemoveFinalizer(profile):
+            return f"{type(write).__name__} {profile.metadata.name}"
+        case CreateRevision(revision):
+            return f"CreateRevision {revision.metadata.name}: {_placed(revision.spec.placement)}"
+        case Place(name, placement):
+            return f"Place {name}: {_placed(placement)}"
+        case DeleteRevision(name):
+            return f"DeleteRevision {name}"
+
+
+def _placed(placement: Placement) -> str:
+    words = [f"sequence {placement.sequence}"]
+    words += [word for word in ("suspend", "withdrawn") if getattr(placement, word)]
+    words += [f"{key}={value}" for key, value in placement.node_selector.match_labels.items()]
+    return ", ".join(words)
+
+
+def shown(status: ProfileStatus) -> dict[str, Any]:
+    nodes = {key: number for key, number in msgspec.to_builtins(status.nodes).items() if number}
+    made: dict[str, Any] = {
+        "revision": status.revision,
+        "summary": " ".join(msgspec.to_builtins(status.summary).values()),
+        "nodes": nodes,
+        "conditions": {one.type: f"{one.status} {one.reason}: {one.message}" for one in status.conditions},
+        "failures": [f"{one.node} {one.reason}: {one.message}" for one in status.failures],
+        "unchanged since": [
+            one.type for one in status.conditions if one.last_transition_time.startswith("2025")
+        ],
+    }
+    return {key: value for key, value in made.items() if value}
+
+
+def outcome(snapshot: Snapshot, labels: set[str]) -> dict[str, Any]:
+    owners = name_owners(snapshot)
+    statuses = {name: shown(aggregate(one, snapshot, owners)) for name, one in snapshot.profiles.items()}
+    made = {"writes": [told(write) for write in desired(snapshot)], "status": statuses}
+    text = yaml.safe_dump(made, sort_keys=False, width=110)
+    for label in labels:
+        text = text.replace(digest_of(label), label)
+    return yaml.safe_load(text)
+
+
+def labels_in(short: dict[str, Any]) -> set[str]:
+    texts = [one["text"] for one in (*short.get("profiles", {}).values(), *short.get("revisions", []))]
+    held = [
+        label for one in short.get("reports", {}).values() if one for label in one.get("holds", {}).values()
+    ]
+    return {str(text) for text in (*texts, *held)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str):
+    short = yaml.safe_load((GOLDEN / case / "in.yaml").read_text())
+    found = outcome(a_cluster(short), labels_in(short))
+    if os.environ.get("HAUBERK_GOLDEN") == "write":
+        (GOLDEN / case / "out.yaml").write_text(
+            yaml.safe_dump(found, sort_keys=False, width=110, allow_unicode=True)
+        )
+    assert found == yaml.safe_load((GOLDEN / case / "out.yaml").read_text())
+
+
+def test_there_are_golden_cases():
+    assert len(CASES) >= 25
+
+
+# --- what holds for any cluster ---
+
+PUBLISHED = ["names P", "names P,one", "names P complain", "names shared", "names P,shared"]
+LABELS = st.sampled_from([*PUBLISHED, "broken P", "unjudged P"])
+PROFILES = st.sampled_from(["a", "b", "c"])
+HELD = st.dictionaries(PROFILES, st.sampled_from(PUBLISHED), max_size=3).map(
+    lambda held: {name: label.replace("P", name) for name, label in held.items()}
+)
+SELECTORS = st.sampled_from([{}, {}, {"matchLabels": {"pool": "x"}}])
+NODES = ("n1", "n2", "n3")
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Snapshot:
+    profiles = {
+        name: {
+            "text": draw(LABELS).replace("P", name),
+            "generation": draw(st.integers(4, 5)),
+            "selector": draw(SELECTORS),
+            "suspend": draw(st.integers(0, 3)) == 0,
+            "deleted": draw(st.integers(0, 3)) == 0,
+            "fresh": draw(st.booleans()),
+            "created": draw(st.sampled_from(["2025-01-01T00:00:00Z", "2025-02-01T00:00:00Z"])),
+        }
+        for name in draw(st.lists(PROFILES, unique=True))
+    }
+    revisions: list[dict[str, Any]] = []
+    for name in draw(st.lists(PROFILES, unique=True)):
+        # A sequence is the generation that asked for the content: none is higher, and no two are the same.
+        revisions += [
+            {
+                "profile": name,
+                "text": draw(st.sampled_from(PUBLISHED)).replace("P", name),
+                "sequence": sequence,
+                "selector": draw(SELECTORS),
+                "withdrawn": draw(st.integers(0, 3)) == 0,
+                "uid": draw(st.sampled_from([f"uid-{name}", f"uid-{name}", "earlier"])),
+            }
+            for sequence in draw(st.lists(st.integers(1, 3), unique=True))
+        ]
+        if name in profiles and draw(st.booleans()):
+            one = profiles[name]
+            revisions.append({"profile": name, "sequence": one["generation"], **one})
+    return a_cluster(
+        {
+            "profiles": profiles,
+            "revisions": revisions,
+            "nodes": {
+                name: {
+                    "ready": draw(st.integers(0, 3)) > 0,
+                    "for": draw(st.sampled_from([10, 1000])),
+                    "labels": draw(
+                        st.sampled_from(
+                            [{}, {"pool": "x"}, {"kubernetes.io/os": "windows"}, {"type": "virtual-kubelet"}]
+                        )
+                    ),
+                }
+                for name in draw(st.lists(st.sampled_from(NODES), unique=True))
+            },
+            "agents": {
+                name: draw(
+                    st.sampled_from([{"ready": True}, {"ready": False, "for": 10}, {"ready": False}, None])
+                )
+                for name in NODES
+            },
+            "reports": {
+                name: draw(
+                    st.one_of(
+                        st.none(),
+                        st.fixed_dictionaries(
+                            {
+                                "boot": st.sampled_from([f"boot-{name}", f"boot-{name}", "an earlier"]),
+                                "holds": HELD,
+                                "problems": st.dictionaries(
+                                    PROFILES,
+                                    st.tuples(LABELS, st.just("LoadFailed"), st.just("no")),
+                                    max_size=2,
+                                ),
+                            }
+                        ),
+                    )
+                )
+                for name in draw(st.lists(st.sampled_from(NODES), unique=True))
+            },
+        }
+    )
+
+
+def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
+    """Return the cluster after writes, as an API server would leave it."""
+    profiles, revisions = dict(snapshot.profiles), dict(snapshot.revisions)
+    for write in writes:
+        match write:
+            case AddFinalizer(profile):
+                metadata = msgspec.structs.replace(profile.metadata, finalizers=[FINALIZER])
+                profiles[profile.metadata.name] = msgspec.structs.replace(profile, metadata=metadata)
+            case RemoveFinalizer(profile):
+                assert profile.metadata.deletion_timestamp
+                del profiles[profile.metadata.name]
+            case CreateRevision(revision):
+                assert revision.metadata.name not in revisions
+                revisions[revision.metadata.name] = revision
+            case Place(name, placement):
+                one = revisions[name]
+                revisions[name] = msgspec.structs.replace(
+                    one, spec=msgspec.structs.replace(one.spec, placement=placement)
+                )
+            case DeleteRevision(name):
+                del revisions[name]
+    return replace(snapshot, profiles=profiles, revisions=revisions)
+
+
+def settled(snapshot: Snapshot) -> Snapshot:
+    for _ in range(8):
+        writes = desired(snapshot)
+        if not writes:
+            return snapshot
+        snapshot = applied(snapshot, writes)
+    raise AssertionError(f"never done: {[told(write) for write in desired(snapshot)]}")
+
+
+@settings(max_examples=400, deadline=None)
+@given(snapshot=clusters())
+def test_writes_come_to_an_end(snapshot: Snapshot):
+    done = settled(snapshot)
+    assert desired(done) == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(snapshot=clusters(), stop=st.integers(0, 5))
+def test_it_may_be_killed_between_any_two_writes(snapshot: Snapshot, stop: int):
+    through = settled(snapshot)
+    resumed = settled(applied(snapshot, desired(snapshot)[:stop]))
+    assert {name: one.spec for name, one in resumed.revisions.items()} == {
+        name: one.spec for name, one in through.revisions.items()
+    }
+    assert resumed.profiles.keys() == through.profiles.keys()
+
+
+@settings(max_examples=400, deadline=None)
+@given(snapshot=clusters())
+def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Snapshot):
+    held = {
+        (name, one.spec.profile_uid)
+        for one in snapshot.revisions.values()
+        for text in one.spec.content.texts
+        for name in text.names
+    }
+    for write in desired(snapshot):
+        if isinstance(write, CreateRevision):
+            for name in write.revision.spec.content.texts[0].names:
+                others = {uid for one, uid in held if one == name} - {write.revision.spec.profile_uid}
+                living = {one.metadata.uid for one in snapshot.profiles.values()}
+                assert not others & living
+
+
+@settings(max_examples=400, deadline=None)
+@given(snapshot=clusters())
+def test_counts_add_up_and_ready_is_exact(snapshot: Snapshot):
+    owners = name_owners(snapshot)
+    for profile in snapshot.profiles.values():
+        status = aggregate(profile, snapshot, owners)
+        counts = status.nodes
+        parts = counts.ready + counts.updating + counts.failed + counts.agent_down + counts.unreachable
+        assert counts.targeted == parts
+        assert len(status.failures) <= 10
+        assert [one.type for one in status.conditions] == [
+            "Accepted",
+            "Available",
+            "Ready",
+            "Reconciling",
+            "Stalled",
+        ]
+        by = {one.type: one for one in status.conditions}
+        assert by["Reconciling"].status != "True" or by["Stalled"].status != "True"
+        assert status.summary.status == by["Ready"].reason
+        if by["Ready"].status == "True":
+            assert_exactly_ready(profile, snapshot, status)
+
+
+def assert_exactly_ready(profile: SecurityProfile, snapshot: Snapshot, status: ProfileStatus) -> None:
+    """Judge Ready by DESIGN's words, without the code that said it."""
+    assert status.observed_generation == profile.metadata.generation
+    assert profile.metadata.deletion_timestamp is None
+    assert profile.spec.app_armor
+    verified = 0
+    for node in snapshot.nodes.values():
+        report = snapshot.reports.get(node.name)
+        if "windows" in node.labels.values() or "virtual-kubelet" in node.labels.values():
+            continue
+        if not profile.spec.node_selector.matches(dict(node.labels)) or not node.ready:
+            continue
+        if report and report.status.app_armor is None:
+            continue
+        assert report
+        assert report.status.app_armor
+        assert report.status.boot_id == node.boot_id
+        revision, mode, _ = report.status.app_armor.profiles[profile.metadata.name].split("/")
+        assert revision == content_digest(profile) == status.revision
+        assert (mode == "complain") == (profile.spec.app_armor.mode == "Complain")
+        agent = snapshot.agents.get(node.name)
+        assert agent
+        away = snapshot.now - max(agent.since, node.ready_since)
+        assert agent.ready or away <= timedelta(seconds=90)
+        verified += 1
+    assert verified > 0
