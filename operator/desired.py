@@ -133,6 +133,7 @@ def _superseded(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]
     settled = {NodeState.READY, NodeState.UNREACHABLE, NodeState.UNSUPPORTED}
     done = all(state.state in settled for state in states)
     needed = set[str]() if done else {state.holds for state in states} | {older[0].spec.content.digest}
+    needed.add(content_digest(profile))  # going back to it: it is about to be the wanted one
     for one in older:
         if one.spec.content.digest not in needed and one.metadata.deletion_timestamp is None:
             yield DeleteRevision(one.metadata.name)
