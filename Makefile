@@ -35,6 +35,7 @@ unit: $(VENV)/.done lab-deps ## Pure code and golden files, with the real parser
 	$(PY) -m pytest tests/unit tests/lab -m "not lab"
 
 kube: $(VENV)/.done lab-deps ## Against a real kube-apiserver and etcd
+	@$(PY) -m lab binaries >/dev/null
 	$(PY) -m pytest tests/kube
 
 e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux

@@ -98,6 +98,7 @@ def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot
     revisions = snapshot.revisions_of(profile)
     if FINALIZER not in profile.metadata.finalizers:
         yield AddFinalizer(profile)
+        return  # published in the next round: what a node loads must not outlive its object unseen
     if profile.spec.suspend:
         # Content is frozen; where it goes, and that it is frozen, is not.
         if revisions and revisions[0].spec.placement != placement(profile):

@@ -85,7 +85,7 @@ def eventually(what: Callable[[], Any], within: float = 60) -> Any:
             if found := what():
                 return found
             last: object = found
-        except AssertionError as error:
+        except (AssertionError, KeyError) as error:  # a field that is not there yet
             last = error
         if time.monotonic() > end:
             pytest.fail(f"not within {within:g} s: {what.__doc__ or what.__name__}; last: {last}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from kubernetes import client, config
+
 from tests.e2e.cluster import (
     APPARMOR_NODES,
     SYSTEM,
@@ -140,33 +143,45 @@ def test_the_agents_daemonset_is_kept_as_it_should_be():
     ok(kubectl("rollout", "status", "daemonset/hauberk-agent", namespace, "--timeout=120s"))
 
 
+def agents_client(node: str) -> client.ApiClient:
+    """Return a client with the token of a node's agent, as someone who took the node would have it."""
+    here = config.new_client_from_config()
+    settings = client.Configuration(host=here.configuration.host)
+    settings.ssl_ca_cert = here.configuration.ssl_ca_cert
+    token = ok(kubectl("exec", f"--namespace={SYSTEM}", agent_pod(node), "--", "cat", TOKEN))
+    settings.api_key = {"authorization": f"Bearer {token}"}
+    return client.ApiClient(settings)
+
+
 def test_an_agent_writes_its_own_nodes_report_and_nothing_else():
-    token = ok(kubectl("exec", f"--namespace={SYSTEM}", agent_pod("debian12"), "--", "cat", TOKEN))
+    taken = agents_client("debian12")
+    custom, core = client.CustomObjectsApi(taken), client.CoreV1Api(taken)
+    group, version = "hauberk.dev", "v1alpha1"
 
-    def may(*words: str, given: Any = None) -> str:
-        said = kubectl(
-            f"--token={token}", "--kubeconfig=/dev/null", f"--server={server}", *TLS, *words, given=given
-        )
-        return "yes" if said.code == 0 else said.stderr
+    def write(node: str) -> None:
+        body: dict[str, Any] = {"metadata": {"labels": {}}}
+        custom.patch_cluster_custom_object(group, version, "profilenodes", node, body)
 
-    server = ok(kubectl("config", "view", "--minify", "--output=jsonpath={.clusters[0].cluster.server}"))
-    patch = '--patch={"status":{"summary":"lie"}}'
-    assert "may not write the ProfileNode of 'debian13'" in may(
-        "patch", "profilenode/debian13", "--type=merge", patch
-    )
-    assert may("patch", "profilenode/debian12", "--type=merge", '--patch={"metadata":{"labels":{}}}') == "yes"
-    for words in (
-        ("get", "secrets", "--all-namespaces"),
-        ("get", "secprof"),
-        ("get", "pods", "--all-namespaces"),
-        ("delete", "profilerevisions", "--all"),
-        ("label", "node/debian12", "taken=yes"),
-    ):
-        assert "forbidden" in may(*words).lower(), words
+    write("debian12")
+    refused = {
+        "another node's report": lambda: write("debian13"),
+        "SecurityProfiles": lambda: custom.list_cluster_custom_object(group, version, "securityprofiles"),
+        "writing revisions": lambda: custom.delete_collection_cluster_custom_object(
+            group, version, "profilerevisions"
+        ),
+        "secrets": core.list_secret_for_all_namespaces,
+        "pods": core.list_pod_for_all_namespaces,
+        "its node": lambda: core.patch_node("debian12", {"metadata": {"labels": {"taken": "yes"}}}),
+    }
+    for what, attempt in refused.items():
+        with pytest.raises(client.ApiException) as caught:
+            attempt()
+        assert caught.value.status in (403, 422), what
+        if what == "another node's report":
+            assert "may not write the ProfileNode of 'debian13'" in str(caught.value.body)
 
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
-TLS = ("--insecure-skip-tls-verify",)
 
 
 def test_a_node_that_joins_gets_what_is_there():

@@ -121,6 +121,8 @@ def watched(name: str) -> Generator[list[dict[str, Any]]]:
         process.terminate()
         process.wait()
         reader.join(timeout=5)
+        assert process.stdout
+        process.stdout.close()
 
 
 def test_a_changed_policy_is_not_ready_until_both_kernels_hold_it():

@@ -69,7 +69,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     """Run etcd and kube-apiserver for as long as the tests take."""
     found = binaries.find()
     if found is None:
-        pytest.skip("no kube-apiserver: run `python -m lab binaries`, or name a folder in KUBEBUILDER_ASSETS")
+        pytest.fail("no kube-apiserver: run `python -m lab binaries`, or name a folder in KUBEBUILDER_ASSETS")
     with ControlPlane.local(tmp_path_factory.mktemp("kube"), found) as running:
         yield running
 
@@ -89,7 +89,7 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
     own = control_plane.binaries / "kubectl"
     program = str(own) if own.exists() else shutil.which("kubectl")
     if program is None:
-        pytest.skip("no kubectl, neither beside kube-apiserver nor on the PATH")
+        pytest.fail("no kubectl, neither beside kube-apiserver nor on the PATH")
     folder = control_plane.folder
     first = Kubectl(program, control_plane.kubeconfig, folder / "cache-before-crds")
     first.ok("apply", "-k", str(CRDS))
