@@ -39,7 +39,8 @@ class Settings:
 
 def settings_from(pod: Mapping[str, Any], owner_uid: str, health_port: int) -> Settings:
     """Return the settings that the operator's own Pod implies."""
-    container = pod["spec"]["containers"][0]
+    # By name: a mesh or a policy engine may have put a container of its own in front.
+    container = next(one for one in pod["spec"]["containers"] if one["name"] == "operator")
     return Settings(
         namespace=pod["metadata"]["namespace"],
         image=container["image"],
