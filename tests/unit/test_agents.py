@@ -1,0 +1,134 @@
+"""The agents' DaemonSet: exactly the privileges that it needs, whatever the operator's own pod looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hauberk.crds.names import AGENT, OPERATOR
+from hauberk.operator.agents import Settings, manifest, settings_from
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PLAIN = Settings(namespace="hauberk-system", image="registry.example/hauberk:1", owner_uid="uid-1")
+
+
+@pytest.fixture
+def pod() -> dict[str, Any]:
+    return manifest(PLAIN)["spec"]["template"]["spec"]
+
+
+def test_its_only_privilege_is_mac_admin(pod: dict[str, Any]):
+    (container,) = pod["containers"]
+    assert "initContainers" not in pod
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["MAC_ADMIN"]},
+    }
+    assert pod["securityContext"] == {
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "appArmorProfile": {"type": "Unconfined"},
+    }
+    assert "hostIPC" not in pod
+
+
+def test_it_sees_four_paths_of_the_host(pod: dict[str, Any]):
+    paths = {volume["hostPath"]["path"]: volume["name"] for volume in pod["volumes"]}
+    assert set(paths) == {"/sys/kernel/security", "/etc/apparmor.d", "/var/lib/hauberk", "/etc/os-release"}
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert set(mounts) == set(paths.values())
+    assert mounts[paths["/etc/os-release"]]["readOnly"] is True
+    assert all("mountPropagation" not in mount for mount in mounts.values())
+
+
+def test_it_comes_before_everything_else(pod: dict[str, Any]):
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert pod["hostNetwork"] is True
+    assert pod["hostPID"] is True
+    assert pod["serviceAccountName"] == AGENT
+
+
+def test_it_is_small(pod: dict[str, Any]):
+    resources = pod["containers"][0]["resources"]
+    assert resources["limits"].keys() == {"memory"}
+    assert resources["requests"].keys() == {"cpu", "memory"}
+
+
+def test_it_goes_with_the_operator():
+    metadata = manifest(PLAIN)["metadata"]
+    assert (metadata["name"], metadata["namespace"]) == (AGENT, "hauberk-system")
+    assert metadata["ownerReferences"] == [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "name": OPERATOR, "uid": "uid-1"}
+    ]
+
+
+def test_its_selector_matches_its_pods():
+    spec = manifest(PLAIN)["spec"]
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_its_probes_ask_the_port_that_it_serves():
+    container = manifest(Settings("n", "i", "u", health_port=1234))["spec"]["template"]["spec"]["containers"][
+        0
+    ]
+    assert {"name": "HEALTH_PORT", "value": "1234"} in container["env"]
+    for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
+        assert container[probe]["httpGet"] == {"host": "127.0.0.1", "port": 1234, "path": path}
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b"]])
+def test_pull_secrets_are_handed_on(names: list[str]):
+    made = manifest(Settings("n", "i", "u", pull_secrets=names))
+    assert made["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": name} for name in names]
+
+
+anything = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=40)
+hostile = st.one_of(
+    anything,
+    st.sampled_from(
+        ['"', "x\n      hostIPC: true", '"\nspec: {}', "{{ 1 }}", "{% raw %}", "*labels", "!!python/x", "'"]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(namespace=hostile, image=hostile, uid=hostile, policy=hostile, secrets=st.lists(hostile, max_size=2))
+def test_no_value_breaks_out_of_its_field(
+    namespace: str, image: str, uid: str, policy: str, secrets: list[str]
+):
+    plain = manifest(Settings("N", "I", "U", pull_policy="P", pull_secrets=["S"] * len(secrets)))
+    made = manifest(Settings(namespace, image, uid, pull_policy=policy, pull_secrets=secrets))
+    assert made["metadata"].pop("namespace") == namespace
+    assert made["metadata"]["ownerReferences"][0].pop("uid") == uid
+    pod = made["spec"]["template"]["spec"]
+    assert pod["containers"][0].pop("image") == image
+    assert pod["containers"][0].pop("imagePullPolicy") == policy
+    assert pod.pop("imagePullSecrets") == [{"name": name} for name in secrets]
+    del plain["metadata"]["namespace"], plain["metadata"]["ownerReferences"][0]["uid"]
+    pod = plain["spec"]["template"]["spec"]
+    del pod["containers"][0]["image"], pod["containers"][0]["imagePullPolicy"], pod["imagePullSecrets"]
+    assert made == plain
+
+
+def own_pod(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"namespace": "ns"}, "spec": {"containers": list(containers), **spec}}
+
+
+def test_the_operators_pod_implies_the_settings():
+    pod = own_pod(
+        {"name": "operator", "image": "i:1", "imagePullPolicy": "Never"}, imagePullSecrets=[{"name": "s"}]
+    )
+    assert settings_from(pod, "uid", 99) == Settings("ns", "i:1", "uid", "Never", ["s"], 99)
+    assert settings_from(
+        own_pod({"name": "operator", "image": "i"}, imagePullSecrets=None), "u", 1
+    ) == Settings("ns", "i", "u", health_port=1)
+
+
+def test_a_sidecar_that_was_put_in_front_is_not_taken_for_the_operator():
+    pod = own_pod({"name": "proxy", "image": "mesh"}, {"name": "operator", "image": "i:1"})
+    assert settings_from(pod, "uid", 99).image == "i:1"

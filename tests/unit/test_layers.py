@@ -1,0 +1,222 @@
+"""The folders are layers: each imports only what is below it, and only some modules touch the world."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LAYERS = {
+    "crds": {"crds"},
+    "profiles": {"profiles", "crds"},
+    "operator": {"operator", "profiles", "crds"},
+    # profiles too: the parser's runner and the reader of compiled policy serve both
+    "daemonset": {"daemonset", "profiles", "crds"},
+    "lab": {"lab"},
+}
+PRODUCT = ("crds", "profiles", "operator", "daemonset")
+
+# What only some modules may import; `main` of a folder constructs what the others are handed.
+ONLY = {
+    "subprocess": set[str](),
+    "multiprocessing": set[str](),
+    "kopf": {"operator/handlers.py", "operator/main.py"},
+    "lightkube": {"operator/cluster.py", "daemonset/cluster.py", "operator/main.py", "daemonset/main.py"},
+    "kubernetes": set[str](),
+    "httpx2": {"operator/cluster.py", "daemonset/cluster.py"},
+    "socket": set[str](),
+}
+STARTS_PROCESSES = {"profiles/parser.py"}
+TOUCHES_THE_HOST = {"daemonset/host.py"}
+
+PURE = {
+    *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "profiles/compiled.py"),
+    *("daemonset/plan.py", "daemonset/report.py"),
+    *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
+    *("operator/snapshot.py", "operator/agents.py"),
+}
+IMPURE = {
+    "asyncio",
+    "os",
+    "time",
+    "subprocess",
+    "lightkube",
+    "kopf",
+    "httpx2",
+    "random",
+    "pathlib",
+    "threading",
+}
+
+_STARTERS = {"create_subprocess_exec", "create_subprocess_shell", "system", "popen", "posix_spawn", "fork"}
+_HOST_PATHS = ("/sys/", "/proc", "/host/", "/etc/apparmor.d", "/var/lib/")
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def imports(text: str, folder: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and name of each import, those of the product by their folder (`crds.models`)."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, _absolute(alias.name)) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield node.lineno, f"{folder}.{node.module or ''}"
+        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "hauberk"):
+            # `from .. import x`, `from ..x.y import z`, `from hauberk import x`
+            whole = [alias.name for alias in node.names]
+            named = [node.module] if node.level and node.module else whole
+            yield from ((node.lineno, name) for name in named)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, _absolute(node.module or "")
+
+
+def _absolute(module: str) -> str:
+    """Return an absolute import's name; a bare `operator` is the standard library's and no folder of ours."""
+    if module.split(".", 1)[0] == "operator":
+        return f"standard.{module}"
+    return module.removeprefix("hauberk.")
+
+
+def wrong_layers(text: str, folder: str, name: str) -> list[str]:
+    """Return each import that an arrow forbids, with file and line."""
+    known = {*LAYERS, "tests", "demo", "cli"}
+    return [
+        f"{name}:{line}: {folder} may not import {top}"
+        for line, module in imports(text, folder)
+        if (top := module.split(".", 1)[0]) in known - LAYERS[folder]
+    ]
+
+
+def foreign_imports(text: str, name: str) -> list[str]:
+    folder = name.split("/", 1)[0]
+    found: list[str] = []
+    for line, module in imports(text, folder):
+        top = module.split(".", 1)[0]
+        if top in ONLY and name not in ONLY[top]:
+            found.append(f"{name}:{line}: only {sorted(ONLY[top]) or 'nobody'} may import {top}")
+        if name in PURE and top in IMPURE:
+            found.append(f"{name}:{line}: this module is pure and may not import {top}")
+    return found
+
+
+def deeds(text: str, name: str) -> list[str]:
+    """Return where a module starts a process or names a path of the host without being meant to."""
+    tree = ast.parse(text)
+    prose = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name | ast.Attribute)
+            and node.attr in _STARTERS
+            and name not in STARTS_PROCESSES
+        ):
+            found.append(f"{name}:{node.lineno}: only the parser's runner starts processes")
+        if (
+            name.startswith("daemonset/")
+            and name not in TOUCHES_THE_HOST
+            and isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in prose
+            and node.value.startswith(_HOST_PATHS)
+        ):
+            found.append(f"{name}:{node.lineno}: only host.py knows paths of the host: {node.value}")
+    return found
+
+
+def relative_name(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("file", sources(*LAYERS), ids=relative_name)
+def test_imports_follow_the_arrows(file: Path):
+    name = relative_name(file)
+    assert wrong_layers(file.read_text(), name.split("/", 1)[0], name) == []
+
+
+@pytest.mark.parametrize("file", sources(*PRODUCT), ids=relative_name)
+def test_only_some_modules_touch_the_world(file: Path):
+    name, text = relative_name(file), file.read_text()
+    assert foreign_imports(text, name) + deeds(text, name) == []
+
+
+def test_every_pure_module_is_there():
+    assert {name for name in PURE if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "line"),
+    [
+        ("crds", "import os\nfrom ..profiles import check\n", 2),
+        ("crds", "from .. import profiles\n", 1),
+        ("profiles", "from ..operator.snapshot import Snapshot\n", 1),
+        ("profiles", "from hauberk.daemonset import host\n", 1),
+        ("profiles", "from hauberk import operator\n", 1),
+        ("daemonset", "def f():\n    from ..operator import desired\n", 2),
+        ("daemonset", "import hauberk.operator.desired\n", 1),
+        ("operator", "from ..daemonset.host import Host\n", 1),
+        ("operator", "from lab import node\n", 1),
+        ("lab", "from hauberk.crds import names\n", 1),
+        ("lab", "import crds.names\n", 1),
+        ("daemonset", "import demo\n", 1),
+    ],
+)
+def test_a_planted_import_is_found(folder: str, text: str, line: int):
+    found = wrong_layers(text, folder, f"{folder}/planted.py")
+    assert [one.split(": ")[0] for one in found] == [f"{folder}/planted.py:{line}"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "text"),
+    [
+        ("daemonset", "import operator\nfrom operator import itemgetter\n"),
+        ("daemonset", "from ..profiles import compiled\nfrom . import plan\n"),
+        ("operator", "from ..crds.models import Condition\nfrom .snapshot import Snapshot\n"),
+        ("lab", "from .node import Node\nfrom lab import cache\n"),
+    ],
+)
+def test_a_right_import_is_let_through(folder: str, text: str):
+    assert wrong_layers(text, folder, "x.py") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("operator/aggregate.py", "import time\n"),
+        ("operator/aggregate.py", "from asyncio import sleep\n"),
+        ("daemonset/plan.py", "import os.path\n"),
+        ("daemonset/agent.py", "import lightkube\n"),
+        ("operator/controller.py", "import kopf\n"),
+        ("profiles/parser.py", "import subprocess\n"),
+        ("daemonset/agent.py", "import os\nos.system('x')\n"),
+        ("daemonset/apparmor.py", "import asyncio\nasyncio.create_subprocess_exec('x')\n"),
+        ("daemonset/apparmor.py", "X = '/sys/kernel/security'\n"),
+    ],
+)
+def test_a_planted_deed_is_found(name: str, text: str):
+    assert len(foreign_imports(text, name) + deeds(text, name)) == 1
+
+
+def test_the_standard_librarys_operator_stays_reachable():
+    assert not (ROOT / "operator/__init__.py").exists()
+    assert not (ROOT / "tests/operator").exists()
+    for folder in ("crds", "profiles", "daemonset", "lab"):
+        assert (ROOT / folder / "__init__.py").exists()
+
+
+def test_folders_of_the_product_are_flat():
+    """A sub-package that setup does not list would vanish from the wheel."""
+    nested = [file for file in sources(*PRODUCT) if len(file.relative_to(ROOT).parts) > 2]
+    assert nested == []
