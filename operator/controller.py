@@ -135,7 +135,7 @@ class Controller:
             async for body in self.cluster.listing(plural):
                 name = body["metadata"]["name"]
                 present.add(name)
-                if name not in before:
+                if name not in store:  # else a watch told of it, and of something newer
                     self.seen(plural, name, body, deleted=False)
             for name in before.keys() - present:
                 if store.get(name) is before[name]:  # else a watch told of it while the list was read
@@ -217,7 +217,10 @@ class Controller:
                 if one.reason in _PROGRESS:
                     continue  # the status shows progress; an Event for each step would double the writes
                 warning = any(told.type == "Stalled" and told.status == "True" for told in status.conditions)
-                await self.cluster.tell(profile, one.reason, one.message, warning=warning)
+                try:
+                    await self.cluster.tell(profile, one.reason, one.message, warning=warning)
+                except ClusterFault as fault:  # the status says the same: no other profile waits for it
+                    log.warning("no event", profile=name, message=fault.message)
 
     # --- texts --------------------------------------------------------------------------------------------
 
@@ -241,6 +244,9 @@ class Controller:
         except Fault as fault:
             log.error("can't judge", profile=profile.metadata.name, message=fault.message)
             await asyncio.sleep(RETRY_SECONDS[1] * random.uniform(0.1, 1))  # noqa: S311
+        except Exception:  # a bug that one text meets must not make the loop spin
+            log.exception("bug", profile=profile.metadata.name)
+            await asyncio.sleep(RETRY_SECONDS[1])
         finally:
             self.judging.pop(digest, None)
             self.wake.set()
