@@ -1,0 +1,179 @@
+"""The manifests: they build, they name what the code names, and they grant what the code asks for."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hauberk.crds.names import AGENT, GROUP, OPERATOR
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def documents(*folders: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        for file in sorted(folder.glob("*.yaml")):
+            if file.name != "kustomization.yaml":
+                found += [one for one in yaml.safe_load_all(file.read_text()) if one]
+    return found
+
+
+OBJECTS = documents(DEPLOY / "operator")
+
+
+def one(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [each for each in OBJECTS if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def rules(kind: str, name: str) -> set[tuple[str, str, str]]:
+    """Return what a role grants, as group, resource and verb."""
+    return {
+        (group, resource, verb)
+        for rule in one(kind, name)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize("folder", [DEPLOY, DEPLOY / "crds", DEPLOY / "operator", ROOT / "crds"], ids=str)
+def test_a_kustomization_lists_every_file_beside_it(folder: Path):
+    listed = set(yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"])
+    beside = {file.name for file in folder.glob("*.yaml")} - {"kustomization.yaml"}
+    folders = {sub.name for sub in folder.iterdir() if (sub / "kustomization.yaml").exists()}
+    assert {name for name in listed if not name.startswith("..")} == beside | folders
+    assert all((folder / name).exists() for name in listed)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+def test_kustomize_builds_it_all():
+    built = subprocess.run(
+        ["kubectl", "kustomize", str(DEPLOY)], capture_output=True, text=True, check=True, timeout=60
+    )
+    made = [(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(built.stdout)]
+    wanted = [
+        (each["kind"], each["metadata"]["name"]) for each in documents(DEPLOY / "operator", ROOT / "crds")
+    ]
+    assert sorted(made) == sorted(wanted)
+
+
+def test_uninstalling_the_operator_takes_no_crd_along():
+    assert "CustomResourceDefinition" not in {each["kind"] for each in OBJECTS}
+
+
+def test_the_image_is_of_the_projects_version():
+    (container,) = one("Deployment", OPERATOR)["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith(f":{VERSION}")
+    assert container["name"] == "operator"  # agents.py finds its image by this name
+    assert container["args"] == ["hauberk.operator.main"]
+    assert f":{VERSION}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_service_accounts_are_called_as_in_the_code():
+    accounts = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ServiceAccount"}
+    assert accounts == {AGENT, OPERATOR}
+    assert one("Deployment", OPERATOR)["spec"]["template"]["spec"]["serviceAccountName"] == OPERATOR
+
+
+def test_every_binding_has_its_role_and_account():
+    roles = {(each["kind"], each["metadata"]["name"]) for each in OBJECTS if each["kind"].endswith("Role")}
+    for each in OBJECTS:
+        if each["kind"].endswith("Binding") and "roleRef" in each:
+            assert (each["roleRef"]["kind"], each["roleRef"]["name"]) in roles
+            for subject in each["subjects"]:
+                assert (subject["name"], subject["namespace"]) in {
+                    (AGENT, "hauberk-system"),
+                    (OPERATOR, "hauberk-system"),
+                }
+
+
+def test_all_is_in_the_operators_namespace():
+    spaces = {each["metadata"].get("namespace") for each in OBJECTS} - {None}
+    assert spaces == {"hauberk-system", "default"}
+    (namespace,) = [each for each in OBJECTS if each["kind"] == "Namespace"]
+    assert namespace["metadata"]["name"] == "hauberk-system"
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+def test_an_agent_may_do_no_more_than_it_does():
+    assert rules("ClusterRole", AGENT) == {
+        (GROUP, "profilerevisions", "list"),
+        (GROUP, "profilerevisions", "watch"),
+        (GROUP, "profilenodes", "create"),
+        (GROUP, "profilenodes", "patch"),
+        ("", "nodes", "list"),
+        ("", "nodes", "watch"),
+    }
+
+
+def test_the_operator_may_do_what_its_code_does():
+    granted = rules("ClusterRole", OPERATOR)
+    for kind in ("securityprofiles", "profilerevisions", "profilenodes"):
+        assert {(GROUP, kind, "list"), (GROUP, kind, "watch")} <= granted
+    assert {(GROUP, "profilerevisions", verb) for verb in ("create", "patch", "delete")} <= granted
+    assert {(GROUP, "securityprofiles", "patch"), (GROUP, "securityprofiles/status", "patch")} <= granted
+    assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("ClusterRole", OPERATOR), ("Role", OPERATOR), ("ClusterRole", AGENT)]
+)
+def test_nobody_may_everything(kind: str, name: str):
+    granted = rules(kind, name)
+    assert not any("*" in part for rule in granted for part in rule)
+    resources = {resource for _, resource, _ in granted}
+    assert not resources & {
+        "secrets",
+        "pods/exec",
+        "clusterroles",
+        "clusterrolebindings",
+        "serviceaccounts/token",
+    }
+
+
+def test_an_agent_writes_only_its_own_node():
+    policy = one("ValidatingAdmissionPolicy", "hauberk-own-node-only")["spec"]
+    assert policy["failurePolicy"] == "Fail"
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert {"CREATE", "UPDATE"} <= set(rule["operations"])
+    assert rule["resources"] == ["profilenodes"]
+    (condition,) = policy["matchConditions"]
+    assert f":{AGENT}'" in condition["expression"]
+    binding = one("ValidatingAdmissionPolicyBinding", "hauberk-own-node-only")["spec"]
+    assert binding == {"policyName": "hauberk-own-node-only", "validationActions": ["Deny"]}
+
+
+def test_the_operators_pod_is_confined():
+    spec = one("Deployment", OPERATOR)["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC", "volumes"} & spec.keys()
+
+
+def test_the_operator_is_given_every_setting_that_it_reads():
+    (container,) = one("Deployment", OPERATOR)["spec"]["template"]["spec"]["containers"]
+    tree = ast.parse((ROOT / "operator/main.py").read_text())
+    read = {
+        call.args[0].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func) == "os.environ.get"
+        and isinstance(call.args[0], ast.Constant)
+    }
+    assert read == {each["name"] for each in container["env"]}
