@@ -96,7 +96,7 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(namespace=hostile, image=hostile, uid=hostile, policy=hostile, secrets=st.lists(hostile, max_size=2))
 def test_no_value_breaks_out_of_its_field(
     namespace: str, image: str, uid: str, policy: str, secrets: list[str]

@@ -385,14 +385,14 @@ def settled(snapshot: Snapshot) -> Snapshot:
     raise AssertionError(f"never done: {[told(write) for write in desired(snapshot)]}")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
 def test_writes_come_to_an_end(snapshot: Snapshot):
     done = settled(snapshot)
     assert desired(done) == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(snapshot=clusters(), stop=st.integers(0, 5))
 def test_it_may_be_killed_between_any_two_writes(snapshot: Snapshot, stop: int):
     through = settled(snapshot)
@@ -403,7 +403,7 @@ def test_it_may_be_killed_between_any_two_writes(snapshot: Snapshot, stop: int):
     assert resumed.profiles.keys() == through.profiles.keys()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
 def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Snapshot):
     held = {
@@ -420,7 +420,7 @@ def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Snapshot):
                 assert (name, write.revision.spec.profile_uid) in held or not others & living
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
 def test_counts_add_up_and_ready_is_exact(snapshot: Snapshot):
     owners = name_owners(snapshot)

@@ -480,7 +480,7 @@ def a_node(in_use: frozenset[str] = frozenset()) -> Node:
     return Node(kernel=dict.fromkeys(hosts, Loaded("enforce", "host")), hosts=hosts, in_use=in_use)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(history=histories(), in_use=st.frozensets(st.sampled_from(NAMES[:4]), max_size=2))
 def test_any_history_settles_and_leaves_the_hosts_profiles(
     history: list[tuple[ProfileRevision, ...]], in_use: frozenset[str]
@@ -496,7 +496,7 @@ def test_any_history_settles_and_leaves_the_hosts_profiles(
             assert mismatch(one, node.kernel, BOOT) == "" or (one.profile in node.decide(shown).problems)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(history=histories())
 def test_when_nothing_is_listed_nothing_is_unloaded(history: list[tuple[ProfileRevision, ...]]):
     node = a_node()
@@ -510,7 +510,7 @@ def test_when_nothing_is_listed_nothing_is_unloaded(history: list[tuple[ProfileR
         assert set(before[1]) == set(node.holdings)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(history=histories(), data=st.data())
 def test_any_drift_is_repaired(history: list[tuple[ProfileRevision, ...]], data: st.DataObject):
     node = a_node()
