@@ -16,7 +16,7 @@ export UV_NATIVE_TLS := 1
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
-demo: $(VENV)/.done lab-deps ## From nothing to a denied write on a real cluster (CLUSTER=lab or kind)
+demo: $(VENV)/.done $(if $(filter lab,$(CLUSTER)),lab-deps) ## From nothing to a denied write on a real cluster (CLUSTER=lab or kind)
 	@$(PY) -m demo up --cluster $(CLUSTER)
 
 demo-down: $(VENV)/.done ## End the demo's cluster
@@ -31,11 +31,10 @@ check: $(VENV)/.done ## Formatter, linter, type checker
 	$(VENV)/bin/ruff check --quiet
 	$(VENV)/bin/basedpyright
 
-unit: $(VENV)/.done lab-deps ## Pure code and golden files, with the real parser
+unit: $(VENV)/.done test-deps ## Pure code and golden files, with the real parser
 	$(PY) -m pytest tests/unit tests/lab -m "not lab"
 
-kube: $(VENV)/.done lab-deps ## Against a real kube-apiserver and etcd
-	@$(PY) -m lab binaries >/dev/null
+kube: $(VENV)/.done test-deps ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/kube
 
 e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux
@@ -43,6 +42,12 @@ e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinu
 
 lab-deps: $(VENV)/.done ## Install what the lab needs (Debian and Ubuntu)
 	@$(PY) -m lab deps --install
+
+.PHONY: test-deps
+test-deps: lab-deps
+	@PATH=$$PATH:/usr/sbin command -v apparmor_parser >/dev/null || apt-get install -y -qq apparmor \
+	  || { echo "apparmor_parser is missing; install it with your distribution's tools"; exit 3; }
+	@$(PY) -m lab binaries >/dev/null
 
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
 	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .

@@ -170,11 +170,14 @@ class Text(Model, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Content(Model, frozen=True, kw_only=True):
-    """The immutable part of a revision. `texts` only grows."""
+    """The immutable part of a revision. `texts` only grows.
+
+    The schema asks for all of it; the defaults let an older agent read a later contract and say so.
+    """
 
     digest: str
-    mode: str
-    texts: list[Text]
+    mode: str = ""
+    texts: list[Text] = []
 
 
 class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):

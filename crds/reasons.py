@@ -41,7 +41,6 @@ class Reason(StrEnum):
     SETTLED = "Settled"
 
     # an agent, about one profile on its node
-    LOADED = "Loaded"
     LOAD_FAILED = "LoadFailed"  # the kernel or the parser refused the load
     NOT_IN_KERNEL = "NotInKernel"  # the read back disagrees with what was loaded
     MODE_MISMATCH = "ModeMismatch"

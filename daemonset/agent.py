@@ -67,6 +67,7 @@ class Agent:
     present: frozenset[str] = frozenset()
     node_object: NodeObject | None = None
     holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
+    unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
     profile_node: ProfileNode | None = None
     alive_at: float = field(default_factory=time.monotonic)
@@ -148,6 +149,7 @@ class Agent:
                 return
             for step in decided.steps:
                 await self._take(step)
+                self.alive_at = time.monotonic()
         log.warning("steps are left after several rounds: something else changes policy here")
 
     def _forget_withdrawn(self) -> None:
@@ -170,6 +172,7 @@ class Agent:
             kernel=self.host.kernel(),
             boot_id=self.host.boot_id(),
             boot_files=self.backend.boot_files(),
+            unrecorded=frozenset(self.unrecorded),
             refused={key: one.problem for key, one in self.refused.items() if one.until > now},
         )
 
@@ -177,24 +180,28 @@ class Agent:
         try:
             match step:
                 case Load():
-                    self.holdings[step.profile] = await self.backend.load(step, self.holdings)
+                    self._hold(await self.backend.load(step, self.holdings))
                 case Persist():
                     await self.backend.persist(step)
+                    self.unrecorded.discard(step.holding.profile)
                 case Prune():
-                    self.holdings[step.holding.profile] = self.backend.prune(step)
+                    self._hold(self.backend.prune(step))
                 case Remove():
                     self.backend.remove(step)
                     self.holdings.pop(step.holding.profile)
+                    self.unrecorded.discard(step.holding.profile)
         except Fault as fault:
-            self._refuse(
-                step.key, fault.reason, fault_message(fault), permanent=isinstance(fault, InputFault)
-            )
+            self._refuse(step.key, fault.reason, fault_message(fault), permanent=_is_permanent(fault))
         except Exception:  # a bug must not stop the other profiles
             log.exception("bug", step=step.key)
             self._refuse(step.key, Reason.BUG, "the agent met a bug; its log has the trace", permanent=False)
         else:
             self.refused.pop(step.key, None)
             log.info("done", step=step.key.kind, profile=step.key.profile, revision=step.key.revision)
+
+    def _hold(self, holding: Holding) -> None:
+        self.holdings[holding.profile] = holding
+        self.unrecorded.add(holding.profile)
 
     def _refuse(self, key: Key, reason: Reason, message: str, *, permanent: bool) -> None:
         before = self.refused.get(key)
@@ -245,6 +252,11 @@ class Agent:
                         await self.cluster.write(self.profile_node)
             self.reported = True
             await asyncio.sleep(WRITE_SPACING_SECONDS)
+
+
+def _is_permanent(fault: Fault) -> bool:
+    # How long a text takes depends on the node's load too.
+    return isinstance(fault, InputFault) and fault.reason is not Reason.POLICY_TOO_SLOW
 
 
 def _tell_retry(state: tenacity.RetryCallState) -> None:

@@ -17,7 +17,7 @@ from ..crds.errors import NodeFault
 from ..crds.names import host_file
 from ..crds.reasons import Reason
 from ..profiles import compiled
-from ..profiles.check import refuse_defined, refuse_text
+from ..profiles.check import refuse_defined, refuse_text, refuse_unconfined
 from ..profiles.parser import Parser
 from . import holdings as records
 from .holdings import Holding
@@ -56,11 +56,11 @@ class AppArmor:
     parser: Parser
 
     async def load(self, step: Load, holdings: Mapping[str, Holding]) -> Holding:
-        """Load a text and return the record of it, read back from the kernel and written to the node's disk.
+        """Load a text and return the record of it, read back from the kernel; `persist` writes it.
 
         Raises:
             InputFault: the text is refused, on this node at least.
-            NodeFault: the kernel or the disk refuses, or a name belongs to someone else.
+            NodeFault: the kernel refuses it, or a name belongs to someone else.
         """
         refuse_text(step.text)
         began = time.monotonic()
@@ -68,6 +68,7 @@ class AppArmor:
         boots = time.monotonic() - began <= BOOT_SECONDS
         defined = compiled.read(binary)
         refuse_defined(defined, step.mode)
+        refuse_unconfined(step.text, defined)
         holding = Holding(
             profile=step.profile,
             uid=step.uid,
@@ -84,7 +85,6 @@ class AppArmor:
         if mismatch(holding, self.host.kernel(), ""):
             await self.parser.load(binary)
         self._verify(holding)
-        self._record(holding)
         return holding
 
     def boot_files(self) -> dict[str, str]:
@@ -96,16 +96,22 @@ class AppArmor:
         return found
 
     async def persist(self, step: Persist) -> None:
-        """Write a loaded profile to the node's apparmor.d, so that its boot and `aa-status` know it.
+        """Record a loaded profile on the node's disk, and write it to where the node's own boot loads it.
 
-        Includes are put in place, so that the node's own abstractions can't change what it means.
+        There with its includes put in place, so that the node's abstractions can't change what it means;
+        a text that is slow to compile is kept from the boot.
 
         Raises:
             NodeFault: the disk does not take it; the profile stays loaded.
         """
         holding = step.holding
+        self._record(holding)
         name = host_file(holding.profile)
         complain = self.host.policies / _COMPLAIN_FOLDER
+        if not holding.boots:
+            self.host.delete(complain, name)
+            self.host.delete(self.host.policies, name)
+            return
         head = (
             f"# Written by Hauberk for SecurityProfile {holding.profile}, revision {holding.revision}.\n"
             "# Includes are put in place. Changes made here are lost.\n"
@@ -125,15 +131,13 @@ class AppArmor:
             ) from error
 
     def prune(self, step: Prune) -> Holding:
-        """Remove names that an earlier text left in the kernel; return the record without them.
+        """Remove names that an earlier text left in the kernel; return the record without them, to persist.
 
         Raises:
             NodeFault: a task is still confined by one of them.
         """
         self._drop(step.names)
-        holding = msgspec.structs.replace(step.holding, former=[])
-        self._record(holding)
-        return holding
+        return msgspec.structs.replace(step.holding, former=[])
 
     def remove(self, step: Remove) -> None:
         """Unload a profile and forget it.

@@ -107,7 +107,7 @@ async def _follow(
         try:
             async for event, body in _events(client, resource, fields, version):
                 name, model = _named(kind, body)
-                if event == "DELETED":
+                if event == "DELETED" or model is None:
                     objects.pop(name, None)
                 else:
                     objects[name] = model
@@ -123,8 +123,8 @@ async def _list(
 ) -> tuple[dict[str, Any], str]:
     """Return the objects by name, and the version to watch from."""
     listing = client.list(resource, fields=fields)
-    objects = dict([_named(kind, body) async for body in listing])
-    return objects, listing.resourceVersion
+    found = [_named(kind, body) async for body in listing]
+    return {name: model for name, model in found if model is not None}, listing.resourceVersion
 
 
 async def _events(
@@ -147,9 +147,16 @@ async def _events(
 
 
 def _named(kind: type[Any], body: Any) -> tuple[str, Any]:
+    """Return an object's name and model; None where this agent can't read its shape."""
     # lightkube gives typed structs for what it knows and dicts for custom resources
-    model = decode(kind, body if isinstance(body, dict) else msgspec.to_builtins(body))
-    return model.metadata.name, model
+    plain = body if isinstance(body, dict) else msgspec.to_builtins(body)
+    name = plain["metadata"]["name"]
+    try:
+        return name, decode(kind, plain)
+    except msgspec.ValidationError as error:
+        # Of a later contract, perhaps. Not seeing it unloads nothing: absence is not deletion.
+        log.error("unreadable object", kind=kind.__name__, name=name, error=str(error))
+        return name, None
 
 
 def _why(error: BaseException | None) -> str:

@@ -68,6 +68,9 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(_set_aside(file, str(error)))
             continue
+        if not holding.modes:
+            faults.append(_set_aside(file, "it names no profile of the kernel's"))
+            continue
         if file.name != f"{holding.profile}.json":
             faults.append(_set_aside(file, f"it is a record of {holding.profile}"))
             continue

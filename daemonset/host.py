@@ -104,15 +104,24 @@ class Host:
         looked at are no longer confined by anything.
         """
         tasks: Counter[str] = Counter()
-        for folder in self.proc.iterdir():
-            if not folder.name.isdigit():
-                continue
+        for folder in self._tasks():
             for file in ("attr/apparmor/current", "attr/current"):
                 with contextlib.suppress(OSError):
                     label = (folder / file).read_bytes().rstrip(b"\0\n").decode(errors="surrogateescape")
                     tasks.update(_profiles_of(label))
                     break
         return tasks
+
+    def _tasks(self) -> Iterator[Path]:
+        """Yield the folder of each task: threads too, for change_hat is a thread's own."""
+        for process in self.proc.iterdir():
+            if not process.name.isdigit():
+                continue
+            try:
+                threads = list((process / "task").iterdir())
+            except OSError:  # it has ended
+                continue
+            yield from threads
 
     @contextlib.contextmanager
     def changes(self, changed: asyncio.Event) -> Generator[None]:

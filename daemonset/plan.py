@@ -27,7 +27,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Compile, load, read back and record a text; `revision` is the content's digest."""
+    """Compile, load and read back a text; `revision` is the content's digest."""
 
     profile: str
     uid: str
@@ -56,7 +56,7 @@ class Prune:
 
 @dataclass(frozen=True)
 class Persist:
-    """Write a loaded profile to where the node's own boot loads it."""
+    """Record a loaded profile on the node's disk, and write it to where the node's own boot loads it."""
 
     holding: Holding
 
@@ -93,6 +93,7 @@ class Snapshot:
         kernel: what the kernel holds, by name.
         boot_id: of this boot.
         boot_files: revision written to where the node's own boot loads it, by profile.
+        unrecorded: profiles whose holding is newer than its record on the disk.
         refused: problems that steps met, by their keys: not tried again as long as they are here.
     """
 
@@ -102,6 +103,7 @@ class Snapshot:
     kernel: Mapping[str, Loaded]
     boot_id: str
     boot_files: Mapping[str, str] = field(default_factory=dict[str, str])
+    unrecorded: frozenset[str] = frozenset()
     refused: Mapping[Key, Problem] = field(default_factory=dict[Key, Problem])
     facts_key: str = ANY_FACTS
 
@@ -203,7 +205,8 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
         return Load(holding.profile, holding.uid, holding.revision, holding.mode, holding.text)
     if stale := stale_names(holding, snapshot.holdings, snapshot.kernel):
         return Prune(holding, stale)
-    if holding.boots and snapshot.boot_files.get(holding.profile) != holding.revision:
+    written = snapshot.boot_files.get(holding.profile) == holding.revision
+    if holding.profile in snapshot.unrecorded or (holding.boots and not written):
         return Persist(holding)
     return None
 

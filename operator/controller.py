@@ -77,6 +77,7 @@ class Controller:
     daemonset_generation: int | None = None
     daemonset_applied: int | None = None
     ready: bool = False
+    died: BaseException | None = None
 
     # --- what handlers tell -------------------------------------------------------------------------------
 
@@ -191,19 +192,32 @@ class Controller:
         """Bring the API to what it should be, as far as is known.
 
         Raises:
-            ClusterFault: a write was not taken; what was done before it stays done.
+            ClusterFault: a write was not taken; all others were made all the same.
         """
-        await self._keep_daemonset()
         snapshot = self.snapshot()
         self._judge(snapshot)
-        for write in desired(snapshot):
+        owners = name_owners(snapshot)
+        faults: list[ClusterFault] = []
+        for name, profile in sorted(snapshot.profiles.items()):
+            try:
+                await self._keep_profile(name, profile, snapshot, owners)
+            except ClusterFault as fault:  # what the API refuses one profile must not hold up the others
+                faults.append(fault)
+            except Exception:  # nor must a bug
+                log.exception("bug", profile=name)
+        await self._keep_daemonset()
+        if faults:
+            raise faults[0]
+
+    async def _keep_profile(
+        self, name: str, profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]
+    ) -> None:
+        for write in desired(profile, snapshot, owners):
             log.info("write", what=type(write).__name__, object=_object_of(write))
             await self.cluster.carry_out(write)
-        owners = name_owners(snapshot)
-        for name, profile in snapshot.profiles.items():
-            status = aggregate(profile, snapshot, owners)
-            if status != profile.status:
-                await self._write_status(name, profile, status)
+        status = aggregate(profile, snapshot, owners)
+        if status != profile.status:
+            await self._write_status(name, profile, status)
 
     async def _write_status(self, name: str, profile: SecurityProfile, status: ProfileStatus) -> None:
         await self.cluster.write_status(name, status)

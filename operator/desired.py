@@ -6,13 +6,13 @@ gives the rest, so an operator that is killed between two writes goes on where i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile
 from ..crds.names import FINALIZER
 from ..crds.reasons import NodeState
-from .publish import content_digest, judgement, name_owners, placement, wanted_revision
+from .publish import content_digest, judgement, placement, wanted_revision
 from .rollout import nodes_still_holding, on_nodes
 from .snapshot import Accepted, Snapshot
 
@@ -56,18 +56,18 @@ class DeleteRevision:
 Write = AddFinalizer | RemoveFinalizer | CreateRevision | Place | DeleteRevision
 
 
-def desired(snapshot: Snapshot) -> list[Write]:
-    """Return the writes that are left to do, in an order that is safe to stop in anywhere."""
-    owners = name_owners(snapshot)
+def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> list[Write]:
+    """Return the writes that are left to do for a profile, in an order that is safe to stop in anywhere.
+
+    `owners` is what `publish.name_owners` gave for the same snapshot.
+    """
+    if profile.metadata.deletion_timestamp:
+        return list(_deleting(profile, snapshot))
     writes: list[Write] = []
-    for _, profile in sorted(snapshot.profiles.items()):
-        if profile.metadata.deletion_timestamp:
-            writes += _deleting(profile, snapshot)
-        else:
-            accepted = judgement(profile, snapshot, owners)
-            if isinstance(accepted, Accepted):
-                writes += _publishing(profile, accepted, snapshot)
-            writes += _superseded(profile, snapshot)
+    accepted = judgement(profile, snapshot, owners)
+    if isinstance(accepted, Accepted):
+        writes += _publishing(profile, accepted, snapshot)
+    writes += _superseded(profile, snapshot)
     return writes
 
 

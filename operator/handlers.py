@@ -7,7 +7,6 @@ annotation, and the decisions need all objects at once anyway.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,13 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
 
-def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
-    """Register the operator's handlers."""
-    _register_life(registry, controller)
+def register(registry: kopf.OperatorRegistry, controller: Controller, stop: asyncio.Event) -> None:
+    """Register the operator's handlers; `stop` ends kopf when the controller has ended."""
+    _register_life(registry, controller, stop)
     _register_watches(registry, controller)
 
 
-def _register_life(registry: kopf.OperatorRegistry, controller: Controller) -> None:
+def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop: asyncio.Event) -> None:
     """Register what happens once: credentials, start, stop, and what the kubelet's probe sees."""
 
     @kopf.on.login(registry=registry)
@@ -49,11 +48,17 @@ def _register_life(registry: kopf.OperatorRegistry, controller: Controller) -> N
         configure(settings)
         memo.task = asyncio.create_task(controller.run())
 
+        def ended(task: asyncio.Task[None]) -> None:
+            # An operator that watches and decides nothing would look alive.
+            controller.died = None if task.cancelled() else task.exception()
+            stop.set()
+
+        memo.task.add_done_callback(ended)
+
     @kopf.on.cleanup(registry=registry)
-    async def stop(memo: Any, **_: Any) -> None:
+    async def finish(memo: Any, **_: Any) -> None:
         memo.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await memo.task
+        await asyncio.wait({memo.task})
 
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:

@@ -41,13 +41,17 @@ async def run() -> None:
         health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
     )
     registry = kopf.OperatorRegistry()
-    register(registry, controller)
+    stop = asyncio.Event()
+    register(registry, controller, stop)
     await kopf.operator(
         registry=registry,
+        stop_flag=stop,
         standalone=True,
         namespaces=[namespace],
         liveness_endpoint=os.environ.get("HEALTH_ENDPOINT") or None,
     )
+    if controller.died:
+        raise controller.died
 
 
 def main() -> int:

@@ -48,9 +48,10 @@ def on_nodes(
 
 def _on_node(profile: str, digest: str, mode: str, node: NodeView, snapshot: Snapshot) -> OnNode:
     report = snapshot.reports.get(node.name)
-    if report and report.status.boot_id and report.status.app_armor is None:
+    current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
+    if current and current.status.app_armor is None:
         return OnNode(node.name, NodeState.UNSUPPORTED)
-    holds = held(profile, report)
+    holds = held(profile, current)
     if not node.ready:
         return OnNode(
             node.name,
@@ -69,11 +70,11 @@ def _on_node(profile: str, digest: str, mode: str, node: NodeView, snapshot: Sna
             ),
             holds[0],
         )
-    return _reported(profile, digest, mode, node, report)
+    return _reported(profile, digest, mode, node, current)
 
 
 def _reported(profile: str, digest: str, mode: str, node: NodeView, report: ProfileNode | None) -> OnNode:
-    if report is None or report.status.app_armor is None or report.status.boot_id != node.boot_id:
+    if report is None or report.status.app_armor is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
     revision, kernel_mode = held(profile, report)
     problem = report.status.app_armor.problems.get(profile)

@@ -54,6 +54,7 @@ async def check(spec: ProfileSpec, parser: Parser) -> Verdict:
     binary = await parser.compile(policy, mode)
     defined = compiled.read(binary)
     refuse_defined(defined, mode)
+    refuse_unconfined(policy, defined)
     return Verdict(tuple(one.name for one in defined))
 
 
@@ -106,18 +107,45 @@ def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:
         )
     for one in defined:
         _refuse_name(one)
+        _refuse_orphan(one.name, {other.name for other in defined})
         if one.attaches:
             raise InputFault(
                 Reason.ATTACHMENT_REFUSED,
                 f"profile {one.name} attaches to programs of the host by their path, which would confine the "
                 "node itself; write `profile NAME {` without a path, pods name it in their securityContext",
             )
-        if one.mode == "complain" and mode == "Enforce" and "//" not in one.name:
+        if one.mode == "complain" and mode == "Enforce":
             raise InputFault(
                 Reason.MODE_MISMATCH,
                 f"profile {one.name} has flags=(complain) while spec.appArmor.mode is Enforce; "
                 "remove the flag, or set the mode to Complain",
             )
+
+
+def refuse_unconfined(policy: str, defined: list[compiled.Defined]) -> None:
+    """Refuse flags=(unconfined), under which a profile is a name that confines nothing.
+
+    A profile with `default_allow` looks the same in the binary and may still deny: the text tells them apart.
+
+    Raises:
+        InputFault: with the name of the first such profile.
+    """
+    for one in defined:
+        if one.mode == "unconfined" and "default_allow" not in policy:
+            raise InputFault(
+                Reason.MODE_MISMATCH,
+                f"profile {one.name} has flags=(unconfined) and would confine nothing; remove the flag",
+            )
+
+
+def _refuse_orphan(name: str, names: set[str]) -> None:
+    parent = name.split("//", 1)[0] if "//" in name else ""
+    if parent and parent not in names:
+        raise InputFault(
+            Reason.NAME_UNUSABLE,
+            f"profile {name} is a child of {parent}, which this policy does not define; "
+            "write the child within its parent",
+        )
 
 
 def _refuse_name(one: compiled.Defined) -> None:

@@ -28,6 +28,7 @@ _NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
 # changed between 3.0 and 4.1 and depends on where the text came from.
 _AT_LINE = re.compile(r"^AppArmor parser error.*? at line (?P<line>\d+): (?P<words>.*)$")
 _IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
 
@@ -122,10 +123,14 @@ class Parser:
 
     async def _judge(self, *options: str, text: bytes) -> Run:
         features = [f"--kernel-features={self.features}"] if self.features else []
-        run = await self._run(*options, *features, stdin=text)
+        unended = b"#" in text.rpartition(b"\n")[2]  # the parser refuses a comment whose line has no end
+        run = await self._run(*options, *features, stdin=text + b"\n" if unended else text)
         if run.exceeded:
             raise InputFault(Reason.POLICY_TOO_SLOW, f"apparmor_parser gave up: {run.exceeded}")
-        if run.code < 0 or run.code == 2:
+        if -run.code in _CRASHES:  # of the text's making, and made again each time
+            name = signal.Signals(-run.code).name
+            raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser crashes on the policy ({name})")
+        if run.code < 0 or run.code == 2:  # killed, or "no such file": not the text's verdict
             raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
         if run.code:
             said = words(run.stderr) or f"exit code {run.code}"

@@ -52,7 +52,7 @@ def eventually(check: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.fixture(scope="module")
 def lab() -> Generator[Lab]:
     if os.geteuid() != 0:
-        pytest.skip("the lab needs root")
+        pytest.fail("the lab needs root")
     named = os.environ.get("LAB_NAME")
     lab = Lab(named or f"test-{os.getpid()}")
     own = lab("status").returncode != 0
@@ -233,7 +233,7 @@ def test_logs_are_there(lab: Lab, selinux: str):
 
 def test_down_leaves_nothing(tmp_path: Path):
     if os.geteuid() != 0:
-        pytest.skip("the lab needs root")
+        pytest.fail("the lab needs root")
     # the control plane alone: what `up` has begun when it is stopped early
     lab = Lab(f"short-{os.getpid()}")
     lab.good("up", "--nodes", "")

@@ -143,20 +143,17 @@ async def test_complain_takes_any_flags(parser: Parser, flags: str):
     assert (await check(spec(f"profile a {flags} {{ }}", "Complain"), parser)).names == ("a",)
 
 
-@pytest.mark.xfail(strict=True, reason="check.py lets children be in complain mode under mode Enforce")
 async def test_a_child_that_only_complains_is_refused(parser: Parser):
     """With `/** cx -> c` the whole of a container would be unconfined, and be called Enforce and Ready."""
     with pytest.raises(InputFault):
         await check(spec("profile a { /** cx -> c, profile c flags=(complain) { } }"), parser)
 
 
-@pytest.mark.xfail(strict=True, reason="check.py takes flags=(unconfined) under mode Enforce")
 async def test_a_profile_that_confines_nothing_is_refused(parser: Parser):
     with pytest.raises(InputFault):
         await check(spec("profile a flags=(unconfined) { }"), parser)
 
 
-@pytest.mark.xfail(strict=True, reason="check.py takes a child of a profile that the text does not define")
 async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):
     with pytest.raises(InputFault):
         await check(spec("profile host//child { }"), parser)

@@ -166,7 +166,6 @@ async def test_an_event_that_is_refused_holds_no_other_profile_up(api: Api, pars
     assert set(api.statuses) == {"a", "b"}
 
 
-@pytest.mark.xfail(strict=True, reason="reconcile ends at the first write that is not taken")
 @pytest.mark.parametrize("refused", ["a", "a/status"])
 async def test_a_write_that_is_refused_holds_no_other_profile_up(api: Api, parser: Parser, refused: str):
     """One object that the API refuses for good (a webhook, a quota, a schema) stops all others for ever."""

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from hauberk.crds.names import AGENT, GROUP, OPERATOR
 
+from lab import binaries
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -55,10 +57,17 @@ def test_a_kustomization_lists_every_file_beside_it(folder: Path):
     assert all((folder / name).exists() for name in listed)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+def kubectl() -> str:
+    found = binaries.find()
+    own = found / "kubectl" if found else None
+    program = str(own) if own and own.exists() else shutil.which("kubectl")
+    assert program, "no kubectl: run `python -m lab binaries`"
+    return program
+
+
 def test_kustomize_builds_it_all():
     built = subprocess.run(
-        ["kubectl", "kustomize", str(DEPLOY)], capture_output=True, text=True, check=True, timeout=60
+        [kubectl(), "kustomize", str(DEPLOY)], capture_output=True, text=True, check=True, timeout=60
     )
     made = [(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(built.stdout)]
     wanted = [

@@ -18,11 +18,6 @@ FOLDER = Path(__file__).parents[2] / "profiles" / "library"
 FILES = sorted(FOLDER.glob("*.yaml"))
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 
-needs_parser = pytest.mark.skipif(
-    shutil.which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin") is None,
-    reason="no apparmor_parser: install the package apparmor",
-)
-
 
 def names_of(policy: str) -> list[str]:
     """Return what the parser of this machine says that a text defines."""
@@ -96,12 +91,10 @@ def test_it_says_whom_it_is_for(file: Path) -> None:
     assert f"| [{file.stem}]" in PAGE.read_text()
 
 
-@needs_parser
 def test_the_parser_takes_it(profile: models.SecurityProfile, policy: str) -> None:
     assert profile.metadata.name in names_of(policy)
 
 
-@needs_parser
 async def test_hauberk_takes_it(profile: models.SecurityProfile) -> None:
     verdict = await check(profile.spec, Parser())
     assert verdict.names == (profile.metadata.name,)

@@ -125,9 +125,6 @@ def test_fields_that_are_not_known_are_ignored_and_left_out_ones_have_defaults()
     assert one.status.conditions == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="daemonset/cluster.py decodes before it looks at the contract: an agent dies of it"
-)
 def test_a_revision_of_a_later_contract_can_be_told_from_a_broken_one():
     """DESIGN: an agent leaves such a revision alone and says so; its shape is what may have changed."""
     body = {

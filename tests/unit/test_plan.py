@@ -390,7 +390,15 @@ class Node:
 
     def decide(self, revisions: tuple[ProfileRevision, ...]) -> Plan:
         return plan(
-            Snapshot(revisions, self.labels, self.holdings, self.kernel, BOOT, self.files, dict(self.refused))
+            Snapshot(
+                revisions,
+                self.labels,
+                self.holdings,
+                self.kernel,
+                BOOT,
+                self.files,
+                refused=dict(self.refused),
+            )
         )
 
     def settle(self, revisions: tuple[ProfileRevision, ...], rounds: int = 6) -> Plan:

@@ -101,7 +101,6 @@ def test_what_a_node_and_its_agent_mean(
     assert one.state is state
 
 
-@pytest.mark.xfail(strict=True, reason="rollout believes an UNSUPPORTED report of an earlier boot")
 def test_a_report_of_an_earlier_boot_does_not_say_what_the_kernel_has_now():
     """After a reboot with AppArmor on, the node is left out and Ready=True is said without it."""
     snapshot = cluster(a_node(boot="after"), a_report(supported=False, boot="before"))
@@ -109,14 +108,12 @@ def test_a_report_of_an_earlier_boot_does_not_say_what_the_kernel_has_now():
     assert one.state is NodeState.UPDATING
 
 
-@pytest.mark.xfail(strict=True, reason="rollout compares boot IDs that nobody gave")
 def test_two_missing_boot_ids_prove_nothing():
     snapshot = cluster(a_node(boot=""), a_report("d1/enforce/aa", boot=""))
     (one,) = on_nodes("p", "d1", "Enforce", NodeSelector(), snapshot)
     assert one.state is NodeState.UPDATING
 
 
-@pytest.mark.xfail(strict=True, reason="rollout counts what a report of an earlier boot held as held now")
 def test_what_an_earlier_boot_held_is_not_available():
     """The node was rebooted and its agent is away: Available=True rests on what no kernel holds."""
     snapshot = cluster(
