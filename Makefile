@@ -22,9 +22,10 @@ demo: $(VENV)/.done $(if $(filter lab,$(CLUSTER)),lab-deps) ## From nothing to a
 demo-down: $(VENV)/.done ## End the demo's cluster
 	@$(PY) -m demo down --cluster $(CLUSTER)
 
-test: check unit kube e2e ## Everything: checks, unit, real API server, real kernels
+test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
 
-test-fast: check unit kube ## Everything but the lab, in under a minute
+test-fast: check test-deps ## Everything but the lab, in about a minute
+	$(PY) -m pytest tests/unit tests/lab tests/kube -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
 	$(VENV)/bin/ruff format --check --quiet

