@@ -70,13 +70,15 @@ class Agent:
     unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
     profile_node: ProfileNode | None = None
+    facts: Facts = field(default_factory=Facts)
     alive_at: float = field(default_factory=time.monotonic)
+    told_at: float = 0.0
     looked_at: float = 0.0
     reported: bool = False
 
     async def run(self) -> None:
         """Run until cancelled; a failure of any part ends it, so that Kubernetes restarts it whole."""
-        own = facts.gather(self.host)
+        own = self.facts = facts.gather(self.host)
         log.info("node", os=own.os.id, version=own.os.version, kernel=own.kernel, lsms=own.lsms)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.cluster.follow_node(self._node_seen))
@@ -84,9 +86,9 @@ class Agent:
             if own.app_armor.enabled:
                 self._remember()
                 tasks.create_task(self.cluster.follow_revisions(self._revisions_seen))
-                tasks.create_task(self._keep(own))
+                tasks.create_task(self._keep())
             else:
-                tasks.create_task(self._tell_unsupported(own))
+                tasks.create_task(self._tell_unsupported())
 
     def _remember(self) -> None:
         self.holdings, torn = holdings.read(self.host)
@@ -108,17 +110,17 @@ class Agent:
         self.present = frozenset(revisions)
         self.wake.set()
 
-    async def _tell_unsupported(self, own: Facts) -> None:
+    async def _tell_unsupported(self) -> None:
         while True:
-            self._report(own, None)
+            self._report(None)
             self.alive_at = time.monotonic()
             await self._wait()
 
-    async def _keep(self, own: Facts) -> None:
+    async def _keep(self) -> None:
         with self.host.changes(self.wake):
             while True:
                 await self.reconcile()
-                self._report(own, self._section())
+                self._report(self._section())
                 self.alive_at = time.monotonic()
                 await self._wait()
 
@@ -150,6 +152,8 @@ class Agent:
             for step in decided.steps:
                 await self._take(step)
                 self.alive_at = time.monotonic()
+                if self.alive_at - self.told_at > WRITE_SPACING_SECONDS:
+                    self._report(self._section())  # one slow text must not hide what the others came to
         log.warning("steps are left after several rounds: something else changes policy here")
 
     def _forget_withdrawn(self) -> None:
@@ -227,11 +231,12 @@ class Agent:
         problems = {**told, **decided.problems}
         return report.backend(self.holdings, self.host.kernel(), problems, self.host.boot_id())
 
-    def _report(self, own: Facts, section: Backend | None) -> None:
+    def _report(self, section: Backend | None) -> None:
+        self.told_at = time.monotonic()
         if self.node_object is None or (section is not None and self.revisions is None):
             return  # who this node is, or what it should hold, is not known yet
         made = report.profile_node(
-            self.node, self.node_object.metadata.uid, self.host.boot_id(), own, section
+            self.node, self.node_object.metadata.uid, self.host.boot_id(), self.facts, section
         )
         if made != self.profile_node:
             self.profile_node = made
