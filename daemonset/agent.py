@@ -154,6 +154,7 @@ class Agent:
                 self.alive_at = time.monotonic()
                 if self.alive_at - self.told_at > WRITE_SPACING_SECONDS:
                     self._report(self._section())  # one slow text must not hide what the others came to
+            self._report(self._section())  # what the kernel holds does not wait for the disk
         log.warning("steps are left after several rounds: something else changes policy here")
 
     def _forget_withdrawn(self) -> None:

@@ -13,7 +13,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _HASHES = ("raw_sha256", "raw_sha1")
@@ -45,6 +45,9 @@ class Host:
     state: Path = Path("/host/var/lib/hauberk")
     proc: Path = Path("/proc")
     os_release: Path = Path("/host/etc/os-release")
+    _last_kernel: dict[str, dict[str, Loaded]] = field(
+        default_factory=dict[str, dict[str, Loaded]], compare=False, repr=False
+    )
 
     @property
     def apparmor(self) -> Path:
@@ -84,9 +87,32 @@ class Host:
         return tree.hexdigest()[:10]
 
     def kernel(self) -> dict[str, Loaded]:
-        """Return what the kernel's current policy namespace holds now, by full name (`parent//child`)."""
-        root = self.apparmor / "policy/profiles"
-        return dict(_walk(root, ""))
+        """Return what the kernel's current policy namespace holds now, by full name (`parent//child`).
+
+        The kernel counts every change of its policy: as long as the count is that of the last reading, so is
+        the answer. A reading during which it moved is returned and not kept.
+        """
+        count = self._policy_count()
+        if count in self._last_kernel:
+            return self._last_kernel[count]
+        found = dict(_walk(self.apparmor / "policy/profiles", ""))
+        self._last_kernel.clear()
+        if count and count == self._policy_count():
+            self._last_kernel[count] = found
+        return found
+
+    def _policy_count(self) -> str:
+        """Return the kernel's count of policy changes in this boot, empty where it keeps none."""
+        try:
+            revision = os.open(self.apparmor / "revision", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            return os.read(revision, 64).decode().strip()
+        except BlockingIOError:
+            return ""
+        finally:
+            os.close(revision)
 
     def remove(self, name: str) -> bool:
         """Remove a profile and its children from the kernel; return whether it was there."""

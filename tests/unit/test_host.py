@@ -145,6 +145,16 @@ def test_a_node_without_files_has_facts_all_the_same(tmp_path: Path):
     assert (facts.os.id, facts.lsms, facts.app_armor.enabled, host.boot_id()) == ("", [], False, "")
 
 
+def test_the_kernel_is_read_anew_when_its_count_of_changes_moved(tree: Tree):
+    tree.loaded("a")
+    tree.put(tree.host.apparmor / "revision", "1\n")
+    assert set(tree.host.kernel()) == {"a"}
+    tree.loaded("b")  # a kernel does not change without counting it
+    assert set(tree.host.kernel()) == {"a"}
+    tree.put(tree.host.apparmor / "revision", "2\n")
+    assert set(tree.host.kernel()) == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("label", "profiles"),
     [
