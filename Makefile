@@ -24,8 +24,8 @@ demo-down: $(VENV)/.done ## End the demo's cluster
 
 test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
 
-test-fast: check test-deps ## Everything but the lab, in about a minute
-	$(PY) -m pytest tests/unit tests/lab tests/kube -m "not lab" -n 2 --dist loadfile
+test-fast: check test-deps ## Everything but the lab, in under a minute
+	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
 	$(VENV)/bin/ruff format --check --quiet
