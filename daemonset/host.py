@@ -46,7 +46,7 @@ class Host:
     proc: Path = Path("/proc")
     os_release: Path = Path("/host/etc/os-release")
     _last_kernel: dict[str, dict[str, Loaded]] = field(
-        default_factory=dict[str, dict[str, Loaded]], compare=False, repr=False
+        default_factory=dict[str, dict[str, Loaded]], init=False, compare=False, repr=False
     )
 
     @property
