@@ -36,17 +36,7 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
         return profile.status  # after a restart: what was said stands until the text is judged again
     revisions = snapshot.revisions_of(profile)
     wanted = revisions[0].spec if revisions else None
-    states = (
-        on_nodes(
-            profile.metadata.name,
-            wanted.content.digest,
-            wanted.content.mode,
-            wanted.placement.node_selector,
-            snapshot,
-        )
-        if wanted
-        else []
-    )
+    states = on_nodes(wanted, snapshot) if wanted else []
     counts = count(states)
     names = list(wanted.content.texts[0].names) if wanted and wanted.content.texts else []
     reference = reference_name(profile.metadata.name, names)

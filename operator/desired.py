@@ -124,13 +124,7 @@ def _superseded(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]
     if len(revisions) < 2:
         return
     wanted, *older = revisions
-    states = on_nodes(
-        profile.metadata.name,
-        wanted.spec.content.digest,
-        wanted.spec.content.mode,
-        wanted.spec.placement.node_selector,
-        snapshot,
-    )
+    states = on_nodes(wanted.spec, snapshot)
     settled = {NodeState.READY, NodeState.UNREACHABLE, NodeState.UNSUPPORTED}
     done = all(state.state in settled for state in states)
     needed = set[str]() if done else {state.holds for state in states} | {older[0].spec.content.digest}

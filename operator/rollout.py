@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..crds.models import Failure, NodeSelector, ProfileNode
+from ..crds.models import Failure, ProfileNode, RevisionSpec
 from ..crds.reasons import NodeState, Reason
 from .snapshot import AgentView, NodeView, Snapshot
 
@@ -27,31 +27,22 @@ class OnNode:
     holds: str = ""
 
 
-def on_nodes(
-    profile: str, digest: str, mode: str, selector: NodeSelector, snapshot: Snapshot
-) -> list[OnNode]:
-    """Return the profile's state on every selected node that has a kernel, by the node's name.
-
-    Args:
-        profile: the SecurityProfile's name.
-        digest: of the content that should be loaded.
-        mode: that it should be in.
-        selector: which nodes it goes to.
-        snapshot: the cluster.
-    """
+def on_nodes(wanted: RevisionSpec, snapshot: Snapshot) -> list[OnNode]:
+    """Return what a revision's profile is on every selected node that has a kernel, by the node's name."""
+    selector = wanted.placement.node_selector
     return [
-        _on_node(profile, digest, mode, node, snapshot)
+        _on_node(wanted, node, snapshot)
         for _, node in sorted(snapshot.nodes.items())
         if node.has_kernel and selector.matches(dict(node.labels))
     ]
 
 
-def _on_node(profile: str, digest: str, mode: str, node: NodeView, snapshot: Snapshot) -> OnNode:
+def _on_node(wanted: RevisionSpec, node: NodeView, snapshot: Snapshot) -> OnNode:
     report = snapshot.reports.get(node.name)
     current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
     if current and current.status.app_armor is None:
         return OnNode(node.name, NodeState.UNSUPPORTED)
-    holds = held(profile, current)
+    holds = held(wanted.profile, current)
     if not node.ready:
         return OnNode(
             node.name,
@@ -70,18 +61,19 @@ def _on_node(profile: str, digest: str, mode: str, node: NodeView, snapshot: Sna
             ),
             holds[0],
         )
-    return _reported(profile, digest, mode, node, current)
+    return _reported(wanted, node, current)
 
 
-def _reported(profile: str, digest: str, mode: str, node: NodeView, report: ProfileNode | None) -> OnNode:
+def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) -> OnNode:
+    profile, content = wanted.profile, wanted.content
     if report is None or report.status.app_armor is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
     revision, kernel_mode = held(profile, report)
     problem = report.status.app_armor.problems.get(profile)
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
-    if revision == digest and (kernel_mode == "complain") == (mode == "Complain"):
+    if revision == content.digest and (kernel_mode == "complain") == (content.mode == "Complain"):
         return OnNode(node.name, NodeState.READY, failure, revision)
-    if problem and problem.revision == digest:
+    if problem and problem.revision == content.digest:
         return OnNode(node.name, NodeState.FAILED, failure, revision)
     return OnNode(node.name, NodeState.UPDATING, None, revision)
 

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hauberk.crds.models import Backend, Metadata, NodeSelector, NodeStatus, Problem, ProfileNode
+from hauberk.crds.models import (
+    Backend,
+    Content,
+    Metadata,
+    NodeStatus,
+    Placement,
+    Problem,
+    ProfileNode,
+    RevisionSpec,
+)
 from hauberk.crds.reasons import NodeState, Reason
 from hauberk.operator.rollout import agent_down, held, nodes_still_holding, on_nodes
 from hauberk.operator.snapshot import AgentView, NodeView, Snapshot, agent_view, node_view, parse_time
@@ -47,6 +56,17 @@ def cluster(node: NodeView, report: ProfileNode | None, agent: AgentView | None 
     )
 
 
+def wanted(mode: str = "Enforce") -> RevisionSpec:
+    """Return what every selected node should hold: profile p with content d1, on all nodes."""
+    return RevisionSpec(
+        profile="p",
+        profile_uid="u",
+        type="AppArmor",
+        content=Content(digest="d1", mode=mode),
+        placement=Placement(sequence=1),
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "problem", "mode", "state", "told"),
     [
@@ -68,7 +88,7 @@ def cluster(node: NodeView, report: ProfileNode | None, agent: AgentView | None 
 def test_what_a_report_means(
     entry: str, problem: tuple[str, str] | None, mode: str, state: NodeState, told: str | None
 ):
-    (one,) = on_nodes("p", "d1", mode, NodeSelector(), cluster(a_node(), a_report(entry, problem)))
+    (one,) = on_nodes(wanted(mode), cluster(a_node(), a_report(entry, problem)))
     assert one.state is state
     assert (one.failure.reason if one.failure else None) == told
     assert one.holds == entry.partition("/")[0]
@@ -97,20 +117,20 @@ def test_what_a_report_means(
 def test_what_a_node_and_its_agent_mean(
     node: NodeView, report: ProfileNode | None, agent: AgentView | None, state: NodeState
 ):
-    (one,) = on_nodes("p", "d1", "Enforce", NodeSelector(), cluster(node, report, agent))
+    (one,) = on_nodes(wanted(), cluster(node, report, agent))
     assert one.state is state
 
 
 def test_a_report_of_an_earlier_boot_does_not_say_what_the_kernel_has_now():
     """After a reboot with AppArmor on, the node is left out and Ready=True is said without it."""
     snapshot = cluster(a_node(boot="after"), a_report(supported=False, boot="before"))
-    (one,) = on_nodes("p", "d1", "Enforce", NodeSelector(), snapshot)
+    (one,) = on_nodes(wanted(), snapshot)
     assert one.state is NodeState.UPDATING
 
 
 def test_two_missing_boot_ids_prove_nothing():
     snapshot = cluster(a_node(boot=""), a_report("d1/enforce/aa", boot=""))
-    (one,) = on_nodes("p", "d1", "Enforce", NodeSelector(), snapshot)
+    (one,) = on_nodes(wanted(), snapshot)
     assert one.state is NodeState.UPDATING
 
 
@@ -121,7 +141,7 @@ def test_what_an_earlier_boot_held_is_not_available():
         a_report("d1/enforce/aa", boot="before"),
         AgentView("n", ready=False, since=ago(500)),
     )
-    (one,) = on_nodes("p", "d1", "Enforce", NodeSelector(), snapshot)
+    (one,) = on_nodes(wanted(), snapshot)
     assert one.holds == ""
 
 
@@ -137,7 +157,7 @@ def test_what_an_earlier_boot_held_is_not_available():
     ],
 )
 def test_only_nodes_with_a_kernel_are_targeted(labels: dict[str, str], selected: bool):
-    found = on_nodes("p", "d1", "Enforce", NodeSelector(), cluster(a_node(labels=labels), None))
+    found = on_nodes(wanted(), cluster(a_node(labels=labels), None))
     assert bool(found) is selected
 
 
