@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .names import ANY_FACTS, API_VERSION, CONTRACT
+from .names import ANY_FACTS, API_VERSION
 
 
 class Model(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
@@ -81,6 +81,8 @@ class AppArmor(Model, frozen=True, kw_only=True):
 
     policy: str
     mode: str = "Enforce"
+    # the profiles may attach to programs of the host by their path: needs a verb of its own
+    allow_attachment: bool = False
 
 
 class Policy(Model, frozen=True, kw_only=True):
@@ -98,6 +100,8 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
     seccomp: Policy | None = None
     node_selector: NodeSelector = NodeSelector()
     suspend: bool = False
+    # take over profiles of these names that the host owns, and give them back: needs a verb of its own
+    adopt: bool = False
 
 
 class Condition(Model, frozen=True, kw_only=True):
@@ -175,9 +179,10 @@ class Content(Model, frozen=True, kw_only=True):
     The schema asks for all of it; the defaults let an older agent read a later contract and say so.
     """
 
-    digest: str
+    digest: str = ""
     mode: str = ""
     texts: list[Text] = []
+    allow_attachment: bool = False
 
 
 class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -189,16 +194,26 @@ class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
     suspend: bool = False
     # the SecurityProfile is being deleted: agents unload it where nothing uses it
     withdrawn: bool = False
+    # while withdrawn: where something uses it, a permissive profile takes its place
+    force: bool = False
+    # agents may take over profiles of its names that the host owns
+    adopt: bool = False
 
 
-class RevisionSpec(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """What agents need to know, and all that they see of a SecurityProfile."""
+class RevisionSpec(Model, frozen=True, kw_only=True):
+    """What agents need to know, and all that they see of a SecurityProfile.
+
+    One without content is a tombstone: it tells agents that found their revision gone that the
+    SecurityProfile of this UID was deleted, and comes with a withdrawn placement.
+    """
 
     profile: str
     profile_uid: str = msgspec.field(name="profileUID")
     type: str
-    contract: int = CONTRACT
-    content: Content
+    contract: int
+    # which store of SecurityProfiles it comes from: the UID of their CustomResourceDefinition
+    installation: str = ""
+    content: Content = Content()
     placement: Placement
 
 
@@ -244,15 +259,40 @@ class Problem(Model, frozen=True, kw_only=True):
     message: str
 
 
+class Orphan(Model, frozen=True, kw_only=True):
+    """A profile that is loaded and that no revision speaks of any more: whose it was."""
+
+    uid: str
+    installation: str = ""
+
+
+class Repairs(Model, frozen=True, kw_only=True):
+    """How often this agent had to mend what someone else did to a profile, and what that was last."""
+
+    count: int
+    message: str
+
+
+class Remark(Model, frozen=True, kw_only=True):
+    """Something about the node that concerns no profile that it holds."""
+
+    reason: str
+    message: str
+
+
 class Backend(Model, frozen=True, kw_only=True, omit_defaults=False):
     """One LSM's section: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
 
     The revision is a content digest, the mode is the kernel's word, and the digest is the first ten hex
-    digits of the kernel's own hash of the loaded policy (`-` where the kernel gives none).
+    digits of the kernel's own hash of the loaded policy (`-` where the kernel gives none). The other maps
+    have the same keys and an entry only where there is something to tell.
     """
 
     profiles: dict[str, str] = {}
     problems: dict[str, Problem] = {}
+    orphans: dict[str, Orphan] = {}
+    repairs: dict[str, Repairs] = {}
+    remarks: list[Remark] = []
 
 
 class NodeStatus(Model, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ PROFILE_REVISIONS = "profilerevisions"
 PROFILE_NODES = "profilenodes"
 
 FINALIZER = f"{GROUP}/profile"
+# On a SecurityProfile that is being deleted: don't wait for tasks that it confines.
+FORCE_DELETE = f"{GROUP}/force-delete"
 FIELD_MANAGER = "hauberk"
 LABEL_PROFILE = f"{GROUP}/profile"
 LABEL_COMPONENT = "app.kubernetes.io/component"

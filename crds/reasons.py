@@ -39,12 +39,16 @@ class Reason(StrEnum):
     VERIFIED = "Verified"
     NOT_VERIFIED = "NotVerified"
     SETTLED = "Settled"
+    DRIFT_REPAIRED = "DriftRepaired"  # someone else changed it in a kernel; it is as it should be again
 
     # an agent, about one profile on its node
     LOAD_FAILED = "LoadFailed"  # the kernel or the parser refused the load
     NOT_IN_KERNEL = "NotInKernel"  # the read back disagrees with what was loaded
     MODE_MISMATCH = "ModeMismatch"
     HOST_OWNED = "HostOwned"  # the node has a profile of that name which Hauberk did not load
+    ADOPT_REFUSED = "AdoptRefused"  # it can't be saved, so it could not be given back
+    CONTESTED = "Contested"  # something else keeps changing it; repairs are spaced out
+    ORPHANED = "Orphaned"  # loaded, and no SecurityProfile of this installation speaks of it
     AWAITING_RENDER = "AwaitingRender"  # no text of the revision fits this node's facts
     STATE_UNWRITABLE = "StateUnwritable"  # loaded, but the node's disk took no record of it
     STATE_TORN = "StateTorn"

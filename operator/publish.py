@@ -111,6 +111,7 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted) -> ProfileRevi
             profile=profile.metadata.name,
             profile_uid=profile.metadata.uid,
             type=profile.spec.type,
+            contract=names.CONTRACT,
             content=Content(digest=digest, mode=mode, texts=[Text(text=policy, names=list(accepted.names))]),
             placement=placement(profile),
         ),

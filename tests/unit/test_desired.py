@@ -38,7 +38,7 @@ from hauberk.crds.models import (
     Text,
     decode,
 )
-from hauberk.crds.names import FINALIZER, digest
+from hauberk.crds.names import CONTRACT, FINALIZER, digest
 from hauberk.crds.reasons import Reason
 from hauberk.operator.aggregate import aggregate
 from hauberk.operator.desired import (
@@ -127,6 +127,7 @@ def a_revision(short: dict[str, Any]) -> ProfileRevision:
             profile=profile,
             profile_uid=short.get("uid", f"uid-{profile}"),
             type="AppArmor",
+            contract=CONTRACT,
             content=Content(
                 digest=digest_of(label),
                 mode="Complain" if complains else "Enforce",

@@ -16,6 +16,7 @@ from hauberk.crds.models import (
     ProfileNode,
     RevisionSpec,
 )
+from hauberk.crds.names import CONTRACT
 from hauberk.crds.reasons import NodeState, Reason
 from hauberk.operator.rollout import agent_down, held, nodes_still_holding, on_nodes
 from hauberk.operator.snapshot import AgentView, NodeView, Snapshot, agent_view, node_view, parse_time
@@ -62,6 +63,7 @@ def wanted(mode: str = "Enforce") -> RevisionSpec:
         profile="p",
         profile_uid="u",
         type="AppArmor",
+        contract=CONTRACT,
         content=Content(digest="d1", mode=mode),
         placement=Placement(sequence=1),
     )
