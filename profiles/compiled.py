@@ -1,7 +1,8 @@
 """Reads what compiled AppArmor policy defines: names, modes and attachments. Pure.
 
 Called by `check` and by the agent, which compares it with what the kernel lists: the binary is what the
-kernel will act on, so nothing that a text can spell in a clever way escapes it.
+kernel will act on, so nothing that a text can spell in a clever way escapes it. The agent also cuts a profile
+out of what a kernel was given, to be able to give it back.
 
 Format: security/apparmor/policy_unpack.c in the kernel. Everything is little endian; an element is an
 optional name (tag 4, u16 length, bytes with their NUL) and then a tag with its value.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _NAME, _STRING, _BLOB, _STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY, _ARRAY_END = range(4, 13)
@@ -42,10 +44,27 @@ class Defined:
 
 @dataclass(frozen=True)
 class _Element:
+    """A tag with its value; `start` is where its name, or where it has none its tag, begins."""
+
     tag: int
     name: str
     value: int | bytes | None
     depth: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One profile of compiled policy: its header and its struct, as they stand from `start` to `end`.
+
+    `version` is the element that the kernel reads it by where it has none of its own: an earlier profile's.
+    """
+
+    defined: Defined
+    start: int
+    end: int
+    version: bytes
 
 
 def read(compiled: bytes) -> list[Defined]:
@@ -54,29 +73,62 @@ def read(compiled: bytes) -> list[Defined]:
     Raises:
         ValueError: the bytes are not compiled policy.
     """
-    defined: list[Defined] = []
-    namespace = ""
-    forced = False
-    elements = _elements(compiled)
-    at = 0
-    while at < len(elements):
-        element = elements[at]
-        if element.name == "version" and element.depth == 0 and isinstance(element.value, int):
-            forced = bool(element.value & _FORCED)
-        if element.name == "namespace" and element.depth == 0:
-            namespace = _text(element)
-        if element.tag == _STRUCT and element.name == "profile" and element.depth == 0:
-            end = next(i for i in range(at + 1, len(elements)) if elements[i].depth == 0)
-            defined.append(_profile(elements[at + 1 : end], namespace, forced=forced))
-            namespace = ""
-            at = end
-        at += 1
-    return defined
+    return [piece.defined for piece in _pieces(compiled)]
+
+
+def only(compiled: bytes, names: Collection[str]) -> bytes:
+    """Return the part of compiled policy that defines just these profiles, in its order and byte for byte.
+
+    A kernel hands out policy as it was loaded, perhaps with others in the same load. What comes back loads
+    by itself (`apparmor_parser --replace --binary`): each profile has its header, and its match tables are
+    found wherever they come to stand (policy_unpack.c, unpack_dfa, looks from a table's end).
+
+    A name is that of `Defined.name`, a child's (`parent//child`) too: children do not come with their parent.
+
+    Raises:
+        ValueError: the bytes are not compiled policy, do not define one of the names, define it twice, or are
+            of a policy namespace: which one a kernel puts such a load into depends on the kernel.
+    """
+    pieces = _pieces(compiled)
+    if any(piece.defined.namespace for piece in pieces):
+        raise ValueError("compiled policy is of a policy namespace and can't be cut apart")
+    there = [piece.defined.name for piece in pieces]
+    for name in names:
+        if there.count(name) != 1:
+            raise ValueError(f"compiled policy defines {name!a} {there.count(name)} times")
+    return b"".join(
+        piece.version + compiled[piece.start : piece.end] for piece in pieces if piece.defined.name in names
+    )
 
 
 def digests(compiled: bytes) -> frozenset[str]:
     """Return the hashes a kernel may list for this policy's raw data: SHA-1, and SHA-256 since 6.6."""
     return frozenset({hashlib.sha1(compiled).hexdigest(), hashlib.sha256(compiled).hexdigest()})  # noqa: S324
+
+
+def _pieces(compiled: bytes) -> list[_Piece]:
+    """Return the profiles of compiled policy with where they stand; everything before one is its header."""
+    found: list[_Piece] = []
+    namespace = ""
+    version = inherited = b""
+    forced = False
+    elements = _elements(compiled)
+    at = start = 0
+    while at < len(elements):
+        element = elements[at]
+        if element.name == "version" and element.depth == 0 and isinstance(element.value, int):
+            forced = bool(element.value & _FORCED)
+            version, inherited = compiled[element.start : element.end], b""
+        if element.name == "namespace" and element.depth == 0:
+            namespace = _text(element)
+        if element.tag == _STRUCT and element.name == "profile" and element.depth == 0:
+            last = next(i for i in range(at + 1, len(elements)) if elements[i].depth == 0)
+            defined = _profile(elements[at + 1 : last], namespace, forced=forced)
+            found.append(_Piece(defined, start, elements[last].end, inherited))
+            namespace, inherited = "", version
+            at, start = last, elements[last].end
+        at += 1
+    return found
 
 
 def _profile(body: list[_Element], namespace: str, *, forced: bool) -> Defined:
@@ -102,7 +154,7 @@ def _text(element: _Element) -> str:
 def _elements(data: bytes) -> list[_Element]:
     """Return the elements of compiled policy, flat, each with the number of structs and lists around it."""
     found: list[_Element] = []
-    at = depth = 0
+    at = start = depth = 0
     name = ""
     while at < len(data):
         tag = data[at]
@@ -111,9 +163,9 @@ def _elements(data: bytes) -> list[_Element]:
             name = (value if isinstance(value, bytes) else b"").rstrip(b"\0").decode(errors="replace")
             continue
         depth -= tag in (_STRUCT_END, _LIST_END, _ARRAY_END)
-        found.append(_Element(tag, name, value, depth))
+        found.append(_Element(tag, name, value, depth, start, at))
         depth += tag in (_STRUCT, _LIST, _ARRAY)
-        name = ""
+        name, start = "", at
     if depth:
         raise ValueError("compiled policy ends within a struct")
     return found

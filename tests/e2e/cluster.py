@@ -73,8 +73,13 @@ def on_node(node: str, *words: str) -> str:
 
 def exec_on(node: str, *words: str) -> Said:
     """Run a command on a node as its root."""
+    return command(*shell_words(node, *words))
+
+
+def shell_words(node: str, *words: str) -> list[str]:
+    """Return the command line that runs a command on a node as its root."""
     here = Lab(os.environ["LAB_NAME"], Progress(terminal=False))
-    return command(*here.shell(here.node(node), words))
+    return here.shell(here.node(node), words)
 
 
 def eventually(what: Callable[[], Any], within: float = 60) -> Any:
@@ -92,21 +97,16 @@ def eventually(what: Callable[[], Any], within: float = 60) -> Any:
         time.sleep(0.1)
 
 
-# One process for the whole tree: these kernels fork slowly.
-_READ_KERNEL = (
-    *("grep", "-Rs", "--include=name", "--include=mode", "--include=raw_sha1", "--include=raw_sha256"),
-    *("", "/sys/kernel/security/apparmor/policy/profiles"),
-)
-
-
-def kernel(node: str) -> Kernel:
-    """Return what a node's kernel holds, read on the node itself, by full name."""
-    said = exec_on(node, *_READ_KERNEL)
+def kernel_files(node: str, *files: str) -> dict[str, dict[str, str]]:
+    """Return what these files say of each profile in a kernel, by full name; read on the node itself."""
+    # One process for the whole tree: these kernels fork slowly.
+    wanted = [f"--include={file}" for file in ("name", *files)]
+    said = exec_on(node, "grep", "-Rs", *wanted, "", "/sys/kernel/security/apparmor/policy/profiles")
     found: dict[str, dict[str, str]] = {}
     for line in said.stdout.splitlines():
         path, _, value = line.partition(":")
         folder, _, file = path.rpartition("/")
-        found.setdefault(folder, {})[file.removeprefix("raw_")] = value
+        found.setdefault(folder, {})[file] = value
 
     def full(folder: str) -> str:
         parent = folder.rpartition("/profiles/")[0]
@@ -114,9 +114,18 @@ def kernel(node: str) -> Kernel:
         return f"{full(parent)}//{name}" if parent in found else name
 
     return {
-        full(folder): (one["mode"], one.get("sha256") or one.get("sha1", ""))
+        full(folder): {file: value for file, value in one.items() if file != "name"}
         for folder, one in found.items()
-        if {"name", "mode"} <= one.keys()
+        if "name" in one
+    }
+
+
+def kernel(node: str) -> Kernel:
+    """Return what a node's kernel holds, by full name."""
+    return {
+        name: (one["mode"], one.get("raw_sha256") or one.get("raw_sha1", ""))
+        for name, one in kernel_files(node, "mode", "raw_sha1", "raw_sha256").items()
+        if "mode" in one
     }
 
 
