@@ -78,6 +78,13 @@ def revision(**spec: Any) -> Object:
     )
 
 
+def tombstone(**placement: Any) -> Object:
+    """Return a revision without content, which is accepted as it is; `placement` overrides."""
+    made = revision(placement={"sequence": 1, "withdrawn": True, **placement})
+    del made["spec"]["content"]
+    return made
+
+
 def content(**override: Any) -> Object:
     return {"digest": "7c9d1f2ab3", "mode": "Enforce", "texts": [text("any")], **override}
 
@@ -226,6 +233,11 @@ REFUSED_PROFILES: dict[str, tuple[Object, str]] = {
         "spec.nodeSelector.matchLabels: Too many: 33: must have at most 32 items",
     ),
     "suspend that is no boolean": (profile(suspend="yes"), 'spec.suspend: Invalid value: "string"'),
+    "adopt that is no boolean": (profile(adopt="true"), 'spec.adopt: Invalid value: "string"'),
+    "a flag of AppArmor's elsewhere": (
+        new("SecurityProfile", {"type": "Seccomp", "seccomp": {**POLICY, "allowAttachment": True}}),
+        'unknown field "spec.seccomp.allowAttachment"',
+    ),
     "a name of 64 characters": (
         profile("n" * 64),
         (
@@ -257,6 +269,9 @@ for kind, block in TYPES.items():
         )
 
 PROBLEM = {"revision": "7c9d1f2ab3", "reason": "LoadFailed", "message": "line 3: syntax error"}
+ORPHAN = {"uid": "4b0f6e9a-6d39-4a1e-8f0e-4a8f3c4d5e6f"}
+REPAIRS = {"count": 1, "message": "it was removed"}
+REMARK = {"reason": "StateTorn", "message": "a record was unreadable and was set aside"}
 
 REFUSED_REVISIONS: dict[str, tuple[Object, str]] = {
     **{
@@ -281,6 +296,16 @@ REFUSED_REVISIONS: dict[str, tuple[Object, str]] = {
     "contract 0": (revision(contract=0), "spec.contract: Invalid value: 0"),
     "a long profile": (revision(profile="p" * 64), f"spec.profile: {TOO_LONG.format(63)}"),
     "a long UID": (revision(profileUID="u" * 65), f"spec.profileUID: {TOO_LONG.format(64)}"),
+    "an empty installation": (revision(installation=""), "spec.installation: Invalid value"),
+    "a long installation": (revision(installation="i" * 65), f"spec.installation: {TOO_LONG.format(64)}"),
+    "no content, and not withdrawn": (
+        tombstone(withdrawn=False),
+        "spec.content: Required value: only a tombstone, whose placement is withdrawn, is without content",
+    ),
+    "an empty content": (
+        revision(content={}, placement={"sequence": 1, "withdrawn": True}),
+        "spec.content.digest: Required value",
+    ),
     "a type that is none": (revision(type="Landlock"), 'spec.type: Unsupported value: "Landlock"'),
     "a mode that is none": (revision(content=content(mode="kill")), "spec.content.mode: Unsupported value"),
     "a digest that is none": (revision(content=content(digest="HEAD")), "spec.content.digest: Invalid value"),
@@ -363,6 +388,50 @@ REFUSED_NODES: dict[str, tuple[Object, str]] = {
         node(appArmor={"problems": {f"n{n}": PROBLEM for n in range(513)}}),
         "status.appArmor.problems: Too many: 513: must have at most 512 items",
     ),
+    **{
+        f"{title} {field}": (node(appArmor={field: entries}), f"status.appArmor.{field}{sentence}")
+        for field, entry in (("orphans", ORPHAN), ("repairs", REPAIRS))
+        for title, entries, sentence in (
+            ("a long key in", {"n" * 64: entry}, ": Invalid value: a key is the name of a SecurityProfile"),
+            ("many", {f"n{n}": entry for n in range(513)}, ": Too many: 513: must have at most 512 items"),
+        )
+    },
+    "an orphan of nobody": (
+        node(appArmor={"orphans": {"demo": {"installation": "i"}}}),
+        "status.appArmor.orphans.demo.uid: Required value",
+    ),
+    "an orphan's long UID": (
+        node(appArmor={"orphans": {"demo": {"uid": "u" * 65}}}),
+        f"status.appArmor.orphans.demo.uid: {TOO_LONG.format(64)}",
+    ),
+    "an orphan's long installation": (
+        node(appArmor={"orphans": {"demo": {"uid": "u", "installation": "i" * 65}}}),
+        f"status.appArmor.orphans.demo.installation: {TOO_LONG.format(64)}",
+    ),
+    "repairs without a count": (
+        node(appArmor={"repairs": {"demo": {"message": "m"}}}),
+        "status.appArmor.repairs.demo.count: Required value",
+    ),
+    "fewer repairs than none": (
+        node(appArmor={"repairs": {"demo": {"count": -1, "message": "m"}}}),
+        "status.appArmor.repairs.demo.count: Invalid value: -1",
+    ),
+    "a long word on repairs": (
+        node(appArmor={"repairs": {"demo": {"count": 1, "message": "m" * 1025}}}),
+        f"status.appArmor.repairs.demo.message: {TOO_LONG.format(1024)}",
+    ),
+    "many remarks": (
+        node(appArmor={"remarks": [REMARK] * 17}),
+        "status.appArmor.remarks: Too many: 17: must have at most 16 items",
+    ),
+    "a long remark": (
+        node(appArmor={"remarks": [{**REMARK, "message": "m" * 1025}]}),
+        f"status.appArmor.remarks[0].message: {TOO_LONG.format(1024)}",
+    ),
+    "half a remark": (
+        node(appArmor={"remarks": [{"message": "m"}]}),
+        "status.appArmor.remarks[0].reason: Required value",
+    ),
     "a long summary": (node(summary="s" * 65), f"status.summary: {TOO_LONG.format(64)}"),
     "many LSMs": (
         node(facts={"lsms": ["x"] * 33}),
@@ -428,6 +497,15 @@ def test_a_type_never_changes(kubectl: Kubectl) -> None:
         *(other_type(kind, block) for kind, block in TYPES.items()),
         node(),
         node(appArmor={"profiles": {f"n{n}": "x" for n in range(4096)}}),
+        node(
+            appArmor={
+                "orphans": {"n" * 63: ORPHAN, **{f"n{n}": ORPHAN for n in range(511)}},
+                "repairs": {f"n{n}": REPAIRS for n in range(512)},
+                "remarks": [{**REMARK, "message": "m" * 1024}] * 16,
+            }
+        ),
+        tombstone(),
+        tombstone(force=True),
     ],
     ids=lambda made: made["metadata"]["name"],
 )
@@ -461,15 +539,22 @@ def test_the_largest_revision_can_be_stored(kubectl: Kubectl) -> None:
     stored(kubectl, revision(content=content(texts=texts)))
 
 
+NOWHERE_SET = dict.fromkeys(("suspend", "withdrawn", "force", "adopt"), False)
+
+
 def test_defaults(kubectl: Kubectl) -> None:
     shown = kubectl.ok("create", "--dry-run=server", "-o", "yaml", "-f", "-", given=profile()).stdout
     assert "\n    mode: Enforce\n" in shown
+    assert "\n    allowAttachment: false\n" in shown
     assert "\n  suspend: false\n" in shown
+    assert "\n  adopt: false\n" in shown
     assert "nodeSelector" not in shown
     bare = revision(content=content(texts=[{"text": "profile demo {}", "names": ["demo"]}]))
     spec = kubectl.ok("create", "--dry-run=server", "-o", "json", "-f", "-", given=bare).object["spec"]
     assert spec["content"]["texts"][0]["facts"] == "any"
-    assert spec["placement"] == {"sequence": 1, "suspend": False, "withdrawn": False}
+    assert spec["content"]["allowAttachment"] is False
+    assert "installation" not in spec
+    assert spec["placement"] == {"sequence": 1, **NOWHERE_SET}
 
 
 # -- revisions: content stays, placement moves ------------------------------------------------------
@@ -489,6 +574,7 @@ def published(kubectl: Kubectl) -> str:
         ("contract", 2),
         ("content.digest", "00000000000"),
         ("content.mode", "Complain"),
+        ("content.allowAttachment", True),
     ],
 )
 def test_a_revision_stays_what_it_is(kubectl: Kubectl, published: str, path: str, value: object) -> None:
@@ -497,6 +583,56 @@ def test_a_revision_stays_what_it_is(kubectl: Kubectl, published: str, path: str
         change = {word: change}
     said = kubectl("patch", "profrev", published, "--type=merge", "-p", json.dumps({"spec": change}))
     assert f"spec.{path}: Forbidden: {path.rpartition('.')[2]} can't change once published" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "change", "sentence"),
+    [
+        (revision(installation="a"), {"installation": "b"}, "installation can't change once published"),
+        (revision(installation="a"), {"installation": None}, "can be neither added nor taken away"),
+        (revision(), {"installation": "b"}, "can be neither added nor taken away"),
+        (
+            revision(),
+            {"content": None, "placement": {"withdrawn": True}},
+            "spec.content: Forbidden: content can be neither added nor taken away once published",
+        ),
+        (
+            tombstone(),
+            {"content": content(), "placement": {"withdrawn": False}},
+            "spec.content: Forbidden: content can be neither added nor taken away once published",
+        ),
+        (tombstone(), {"placement": {"withdrawn": False}}, "spec.content: Required value: only a tombstone"),
+        (
+            revision(content=content(allowAttachment=True)),
+            {"content": {"allowAttachment": None}},
+            "spec.content.allowAttachment: Forbidden: allowAttachment can't change once published",
+        ),
+    ],
+    ids=[
+        "installation-changed",
+        "installation-removed",
+        "installation-added",
+        "content-removed",
+        "content-added",
+        "tombstone-revived",
+        "flag-removed",
+    ],
+)
+def test_what_may_be_left_out_stays_as_it_was(
+    kubectl: Kubectl, made: Object, change: Object, sentence: str
+) -> None:
+    name = stored(kubectl, made)
+    said = kubectl("patch", "profrev", name, "--type=merge", "-p", json.dumps({"spec": change}))
+    assert said.code == 1
+    assert sentence in said.stderr
+
+
+def test_a_tombstone_can_be_placed_anew(kubectl: Kubectl) -> None:
+    name = stored(kubectl, tombstone())
+    change = {"spec": {"placement": {"sequence": 2, "force": True}}}
+    kubectl.ok("patch", "profrev", name, "--type=merge", "-p", json.dumps(change))
+    (row,) = columns(kubectl.ok("get", "profrev", name).stdout)
+    assert (row["MODE"], row["SEQUENCE"]) == ("", "2")
 
 
 def _alter_text(texts: list[Object]) -> None:
@@ -540,6 +676,8 @@ def test_texts_are_added_and_placement_moves(kubectl: Kubectl) -> None:
         "nodeSelector": {"matchLabels": {"zone": "a"}},
         "suspend": True,
         "withdrawn": True,
+        "force": True,
+        "adopt": True,
     }
     kubectl.ok("replace", "-f", "-", given=found)
     assert kubectl.ok("get", "profrev", name, "-o", "json").object["spec"] == found["spec"]
@@ -695,13 +833,16 @@ def test_kubectl_get_hauberk_shows_all_three(kubectl: Kubectl) -> None:
         ),
         ("spec.appArmor.policy", ["profile my-profile flags=(attach_disconnected,mediate_deleted) {\n"]),
         ("spec.nodeSelector", ["every Linux node", "matchExpressions", "{kubernetes.io/arch: amd64}"]),
+        ("spec.appArmor.allowAttachment", ["refuses such a text", "`allow-attachment`", "hauberk-admin"]),
         ("spec.suspend", ["The default is false"]),
+        ("spec.adopt", ["given back when this SecurityProfile is deleted", "HostOwned", "verb `adopt`"]),
+        ("", ['The annotation `hauberk.dev/force-delete: "true"`', "verb `force-delete`"]),
         ("status", ["kubectl wait --for=condition=Ready secprof/NAME", "Reconciling"]),
         ("status.nodes", ["agentDown", "90 seconds", "unsupported"]),
     ],
 )
 def test_kubectl_explain(kubectl: Kubectl, path: str, words: list[str]) -> None:
-    shown = kubectl.ok("explain", f"secprof.{path}").stdout
+    shown = kubectl.ok("explain", f"secprof.{path}".removesuffix(".")).stdout
     joined = " ".join(shown.split())
     for word in words:
         assert " ".join(word.split()) in joined
@@ -758,9 +899,10 @@ SELECTOR = models.NodeSelector(
 SPECS = [
     models.ProfileSpec(
         type="AppArmor",
-        app_armor=models.AppArmor(policy="profile demo {}", mode="Complain"),
+        app_armor=models.AppArmor(policy="profile demo {}", mode="Complain", allow_attachment=True),
         node_selector=SELECTOR,
         suspend=True,
+        adopt=True,
     ),
     models.ProfileSpec(type="SELinux", selinux=models.Policy(policy="(block demo)")),
     models.ProfileSpec(type="Seccomp", seccomp=models.Policy(policy="{}")),
@@ -797,6 +939,7 @@ REVISION = models.ProfileRevision(
         profile_uid="4b0f6e9a",
         type="AppArmor",
         contract=3,
+        installation="0f1e2d3c",
         content=models.Content(
             digest="7c9d1f2ab3",
             mode="Complain",
@@ -804,8 +947,21 @@ REVISION = models.ProfileRevision(
                 models.Text(text="profile demo {}", names=["demo"]),
                 models.Text(facts="f1", text="profile demo { file, }", names=["demo"]),
             ],
+            allow_attachment=True,
         ),
-        placement=models.Placement(sequence=2, node_selector=SELECTOR, suspend=True, withdrawn=True),
+        placement=models.Placement(
+            sequence=2, node_selector=SELECTOR, suspend=True, withdrawn=True, force=True, adopt=True
+        ),
+    ),
+)
+TOMBSTONE = models.ProfileRevision(
+    metadata=models.Metadata(name="crds-tombstone", labels={"hauberk-test": "crds"}),
+    spec=models.RevisionSpec(
+        profile="crds-tombstone",
+        profile_uid="4b0f6e9a",
+        type="AppArmor",
+        contract=1,
+        placement=models.Placement(sequence=2, withdrawn=True),
     ),
 )
 NODE = models.ProfileNode(
@@ -827,6 +983,9 @@ NODE = models.ProfileNode(
         app_armor=models.Backend(
             profiles={"demo": "7c9d1f2ab3/enforce/0123456789"},
             problems={"other": models.Problem(revision="7c9d1f2ab3", reason="LoadFailed", message="line 3")},
+            orphans={"lost": models.Orphan(uid="4b0f6e9a", installation="0f1e2d3c")},
+            repairs={"demo": models.Repairs(count=2, message="it was removed")},
+            remarks=[models.Remark(reason="StateTorn", message="a record was unreadable")],
         ),
     ),
 )
@@ -856,7 +1015,7 @@ def left_out(model: object, path: str) -> Iterator[str]:
 def test_the_examples_below_leave_no_field_out() -> None:
     """So that a new field of a model is tried against the schema, or fails here."""
     blocks = {"spec.app_armor", "spec.selinux", "spec.seccomp"}  # one of them at a time
-    common = {"spec.node_selector", "spec.suspend"}
+    common = {"spec.node_selector", "spec.suspend", "spec.adopt"}
     everywhere = {*left_out(SPECS[0], "spec")} & {*left_out(SPECS[1], "spec")} & {*left_out(SPECS[2], "spec")}
     assert everywhere == set()
     assert set(left_out(SPECS[0], "spec")) <= blocks
@@ -878,7 +1037,9 @@ def test_a_profile_comes_back_as_it_was(kubectl: Kubectl, spec: models.ProfileSp
     assert decoded.metadata.uid == found["metadata"]["uid"]
 
 
-@pytest.mark.parametrize("model", [REVISION, NODE], ids=["ProfileRevision", "ProfileNode"])
+@pytest.mark.parametrize(
+    "model", [REVISION, TOMBSTONE, NODE], ids=["ProfileRevision", "tombstone", "ProfileNode"]
+)
 def test_what_hauberk_writes_comes_back_as_it_was(
     kubectl: Kubectl, model: models.ProfileRevision | models.ProfileNode
 ) -> None:

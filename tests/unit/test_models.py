@@ -12,10 +12,13 @@ from hauberk.crds.models import (
     Content,
     Metadata,
     NodeSelector,
+    Orphan,
     Placement,
     Problem,
     ProfileNode,
     ProfileRevision,
+    Remark,
+    Repairs,
     Requirement,
     RevisionSpec,
     SecurityProfile,
@@ -158,11 +161,13 @@ revisions = st.builds(
         profile_uid=words,
         type=words,
         contract=st.integers(1, 9),
+        installation=words,
         content=st.builds(
             Content,
             digest=words,
             mode=words,
             texts=st.lists(st.builds(Text, facts=words, text=words, names=st.lists(words)), max_size=2),
+            allow_attachment=st.booleans(),
         ),
         placement=st.builds(
             Placement,
@@ -170,6 +175,8 @@ revisions = st.builds(
             node_selector=selectors,
             suspend=st.booleans(),
             withdrawn=st.booleans(),
+            force=st.booleans(),
+            adopt=st.booleans(),
         ),
     ),
 )
@@ -178,12 +185,28 @@ backends = st.builds(
     Backend,
     profiles=st.dictionaries(words, words, max_size=3),
     problems=st.dictionaries(words, problems, max_size=2),
+    orphans=st.dictionaries(words, st.builds(Orphan, uid=words, installation=words), max_size=2),
+    repairs=st.dictionaries(words, st.builds(Repairs, count=st.integers(0, 99), message=words), max_size=2),
+    remarks=st.lists(st.builds(Remark, reason=words, message=words), max_size=2),
 )
 
 
 @given(revisions)
 def test_a_revision_survives_the_api(revision: ProfileRevision):
     assert decode(ProfileRevision, encode(revision)) == revision
+
+
+def test_a_tombstone_is_written_without_content():
+    """An empty content is no tombstone to the API server: it has no digest."""
+    spec = RevisionSpec(
+        profile="p",
+        profile_uid="u",
+        type="AppArmor",
+        contract=CONTRACT,
+        placement=Placement(sequence=1, withdrawn=True),
+    )
+    assert "content" not in encode(spec)
+    assert "content" not in encode(decode(RevisionSpec, encode(spec)))
 
 
 @given(backends, words, st.booleans())
@@ -206,6 +229,8 @@ def test_a_selector_means_the_same_after_the_api(selector: NodeSelector, labels:
         (RevisionSpec, "profile_uid", "profileUID"),
         (models.NodeStatus, "boot_id", "bootID"),
         (models.ProfileSpec, "app_armor", "appArmor"),
+        (models.AppArmor, "allow_attachment", "allowAttachment"),
+        (Content, "allow_attachment", "allowAttachment"),
         (Placement, "node_selector", "nodeSelector"),
     ],
 )
