@@ -118,6 +118,7 @@ def test_an_agent_may_do_no_more_than_it_does():
     assert rules("ClusterRole", AGENT) == {
         (GROUP, "profilerevisions", "list"),
         (GROUP, "profilerevisions", "watch"),
+        (GROUP, "profilenodes", "get"),
         (GROUP, "profilenodes", "create"),
         (GROUP, "profilenodes", "patch"),
         ("", "nodes", "list"),
