@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import tomllib
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hauberk.crds.names import AGENT, GROUP, OPERATOR
+from hauberk.crds.names import AGENT, FORCE_DELETE, GROUP, OPERATOR
 
 from lab import binaries
 
@@ -135,8 +136,45 @@ def test_the_operator_may_do_what_its_code_does():
     assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
 
 
+LIFTING = {"adopt", "allow-attachment", "force-delete"}
+
+
+def test_each_role_of_people_takes_in_the_one_before():
+    viewer, author, admin = (
+        rules("ClusterRole", f"hauberk-{name}") for name in ("viewer", "author", "admin")
+    )
+    kinds = ("securityprofiles", "profilerevisions", "profilenodes")
+    assert viewer == {(GROUP, kind, verb) for kind in kinds for verb in ("get", "list", "watch")}
+    writing = ("create", "update", "patch", "delete")
+    assert author - viewer == {(GROUP, "securityprofiles", verb) for verb in writing}
+    assert admin - author == {(GROUP, "securityprofiles", verb) for verb in LIFTING}
+    assert viewer < author < admin
+
+
+def test_nobody_becomes_an_author_or_an_admin_by_a_role_of_the_clusters():
+    aggregated = {
+        each["metadata"]["name"]: set(each["metadata"]["labels"])
+        for each in OBJECTS
+        if each["kind"] == "ClusterRole" and "labels" in each["metadata"]
+    }
+    assert aggregated == {"hauberk-viewer": {"rbac.authorization.k8s.io/aggregate-to-view"}}
+
+
+def test_no_program_has_a_verb_that_lifts_a_guard():
+    for name in (OPERATOR, AGENT):
+        assert not LIFTING & {verb for _, _, verb in rules("ClusterRole", name)}
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [("ClusterRole", OPERATOR), ("Role", OPERATOR), ("ClusterRole", AGENT)]
+    ("kind", "name"),
+    [
+        ("ClusterRole", OPERATOR),
+        ("Role", OPERATOR),
+        ("ClusterRole", AGENT),
+        ("ClusterRole", "hauberk-viewer"),
+        ("ClusterRole", "hauberk-author"),
+        ("ClusterRole", "hauberk-admin"),
+    ],
 )
 def test_nobody_may_everything(kind: str, name: str):
     granted = rules(kind, name)
@@ -153,14 +191,56 @@ def test_nobody_may_everything(kind: str, name: str):
 
 def test_an_agent_writes_only_its_own_node():
     policy = one("ValidatingAdmissionPolicy", "hauberk-own-node-only")["spec"]
-    assert policy["failurePolicy"] == "Fail"
     (rule,) = policy["matchConstraints"]["resourceRules"]
     assert {"CREATE", "UPDATE"} <= set(rule["operations"])
     assert rule["resources"] == ["profilenodes"]
     (condition,) = policy["matchConditions"]
     assert f":{AGENT}'" in condition["expression"]
-    binding = one("ValidatingAdmissionPolicyBinding", "hauberk-own-node-only")["spec"]
-    assert binding == {"policyName": "hauberk-own-node-only", "validationActions": ["Deny"]}
+
+
+def test_each_flag_that_lifts_a_guard_has_its_verb():
+    """What the rules do is tried in tests/kube/test_guards.py; here it is that none is missing."""
+    policy = one("ValidatingAdmissionPolicy", "hauberk-guarded-flags")["spec"]
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert set(rule["operations"]) == {"CREATE", "UPDATE"}
+    assert rule["resources"] == ["securityprofiles"]  # and not their status, which is the operator's
+    assert "matchConditions" not in policy  # nobody is excepted
+    checks = [each["expression"] for each in policy["validations"]]
+    assert [verb for check in checks for verb in re.findall(r"check\('([a-z-]+)'\)", check)] == [
+        "adopt",
+        "allow-attachment",
+        "force-delete",
+    ]
+    for each in policy["validations"]:
+        assert each["reason"] == "Forbidden"
+        assert each["message"].startswith("hauberk: ")
+    variables = {each["name"]: each["expression"] for each in policy["variables"]}
+    assert f"'{FORCE_DELETE}'" in variables["forced"]
+    assert f"'{FORCE_DELETE}'" in variables["wasForced"]
+
+
+def test_every_policy_is_in_force():
+    policies = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ValidatingAdmissionPolicy"}
+    assert policies == {"hauberk-own-node-only", "hauberk-guarded-flags"}
+    for name in policies:
+        assert one("ValidatingAdmissionPolicy", name)["spec"]["failurePolicy"] == "Fail"
+        binding = one("ValidatingAdmissionPolicyBinding", name)["spec"]
+        assert binding == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_the_page_on_security_names_what_is_granted():
+    page = (ROOT / "docs/security.md").read_text()
+    for rule in one("ClusterRole", AGENT)["rules"]:
+        assert f"| {', '.join(rule['verbs'])} `{rule['resources'][0]}` |" in page
+    roles = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ClusterRole"} - {
+        AGENT,
+        OPERATOR,
+    }
+    policies = {file.name for file in (DEPLOY / "operator").glob("*-*.yaml")} - {
+        file.name for file in (DEPLOY / "operator").glob("rbac-*.yaml")
+    }
+    for name in roles | policies | LIFTING:
+        assert f"`{name}`" in page
 
 
 def test_the_operators_pod_is_confined():

@@ -1,0 +1,681 @@
+"""Who may do what: the shipped roles and admission policies, tried with real tokens on a real API server.
+
+Each person here is a ServiceAccount that is bound to a role of deploy/operator; the operator and the agents
+are bound as they are shipped, and write through the code that they run. Nothing is asked as an administrator
+of the cluster, whom nothing is refused, but to set a scene.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tenacity
+from hauberk.crds import models
+from hauberk.crds.errors import ClusterFault
+from hauberk.crds.names import (
+    AGENT,
+    API_VERSION,
+    FINALIZER,
+    FORCE_DELETE,
+    GROUP,
+    OPERATOR,
+    PROFILE_NODES,
+    PROFILE_REVISIONS,
+    SECURITY_PROFILES,
+    VERSION,
+)
+from hauberk.daemonset.cluster import Cluster as AgentsCluster
+from hauberk.operator.cluster import Cluster as OperatorsCluster
+from hauberk.operator.desired import AddFinalizer, RemoveFinalizer
+from kubernetes import client
+from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
+from lightkube import AsyncClient, KubeConfig
+
+from lab.controlplane import ControlPlane
+from tests.kube.conftest import Kubectl
+
+Object = dict[str, Any]
+Change = Callable[[Object], Any]
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "operator"
+SYSTEM = "hauberk-system"
+PEOPLE = "default"  # the namespace of the people's accounts
+MINE = "hauberk-test=guards"  # the label of what these tests store; deleted when they are over
+FORBIDDEN = 403
+
+numbers = itertools.count(1)
+
+
+# -- objects ----------------------------------------------------------------------------------------
+
+
+def new(kind: str, name: str = "", **more: Any) -> Object:
+    """Return an object of this kind with a name that no other test has."""
+    key, _, value = MINE.partition("=")
+    metadata = {"name": name or f"guards-{next(numbers)}", "labels": {key: value}}
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, **more}
+
+
+def profile(*flags: Flag, name: str = "", text: str = "profile demo {}") -> Object:
+    """Return a SecurityProfile with these flags set."""
+    made = new("SecurityProfile", name, spec={"type": "AppArmor", "appArmor": {"policy": text}})
+    for flag in flags:
+        merge(made, flag.change)
+    return made
+
+
+def merge(into: Object, change: Object) -> None:
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What lifts a guard: how it is set and taken away again, its verb, and what the refusal says of it."""
+
+    verb: str
+    change: Object
+    away: Object
+    said: str
+
+
+def refusal(what: str, verb: str, way_out: str) -> str:
+    return (
+        f'hauberk: {what} needs the verb "{verb}" on securityprofiles.hauberk.dev, which '
+        f"system:serviceaccount:{PEOPLE}:{{who}} lacks: ask for the ClusterRole hauberk-admin, or {way_out}"
+    )
+
+
+IN_SPEC = "To set it, or to change spec while it is set,"
+ADOPT = Flag(
+    "adopt",
+    {"spec": {"adopt": True}},
+    {"spec": {"adopt": False}},
+    refusal(
+        f"spec.adopt takes over profiles of the host. {IN_SPEC}",
+        "adopt",
+        "leave spec.adopt out",
+    ),
+)
+ATTACH = Flag(
+    "allow-attachment",
+    {"spec": {"appArmor": {"allowAttachment": True}}},
+    {"spec": {"appArmor": {"allowAttachment": None}}},
+    refusal(
+        f"spec.appArmor.allowAttachment lets a text confine programs of the host. {IN_SPEC}",
+        "allow-attachment",
+        "leave spec.appArmor.allowAttachment out",
+    ),
+)
+FORCE = Flag(
+    "force-delete",
+    {"metadata": {"annotations": {FORCE_DELETE: "true"}}},
+    {"metadata": {"annotations": {FORCE_DELETE: None}}},
+    refusal(
+        f"the annotation {FORCE_DELETE} takes a profile away from processes that run under it. "
+        'To set it to "true"',
+        "force-delete",
+        "end those processes: the deletion then completes by itself",
+    ),
+)
+FLAGS = [ADOPT, ATTACH, FORCE]
+EACH_FLAG = pytest.mark.parametrize("flag", FLAGS, ids=[flag.verb for flag in FLAGS])
+EACH_FLAG_IN_SPEC = pytest.mark.parametrize("flag", [ADOPT, ATTACH], ids=[ADOPT.verb, ATTACH.verb])
+
+OTHER_TEXT: Object = {"spec": {"appArmor": {"policy": "profile demo { file, }"}}}
+
+
+# -- people, and what they may do at all ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Makes clients with the tokens of ServiceAccounts."""
+
+    control_plane: ControlPlane
+    core: CoreV1Api
+
+    def token(self, account: str, namespace: str, pod: client.V1Pod | None = None) -> str:
+        """Return a token as the kubelet would put it into `pod`, or one that is bound to nothing."""
+        bound = None
+        if pod and pod.metadata:
+            name, uid = pod.metadata.name, pod.metadata.uid
+            bound = client.V1BoundObjectReference(api_version="v1", kind="Pod", name=name, uid=uid)
+        spec = client.V1TokenRequestSpec(audiences=[], expiration_seconds=3600, bound_object_ref=bound)
+        asked: Any = self.core.create_namespaced_service_account_token(
+            account, namespace, client.AuthenticationV1TokenRequest(spec=spec)
+        )
+        return asked.status.token
+
+    def connect(self, token: str) -> client.ApiClient:
+        """Return a client that shows a token and nothing else."""
+        settings = client.Configuration(host=self.control_plane.at.server)
+        settings.ssl_ca_cert = str(self.control_plane.credentials.authority)
+        settings.api_key = {"authorization": f"Bearer {token}"}
+        return client.ApiClient(settings)
+
+    def ask(self, token: str, method: str, path: str) -> int:
+        """Send a bare request and return the status; who may not send it is told so before it is read."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"authorization": f"Bearer {token}", "Content-Type": kind}
+        url = f"{self.control_plane.at.server}{path}"
+        body = None if method == "GET" else {}
+        return self.connect(token).call_api(method, url, header_params=headers, body=body).status
+
+    def config(self, token: str) -> KubeConfig:
+        """Return the same for the client library that Hauberk itself uses."""
+        return KubeConfig.from_dict(self.kubeconfig(token))
+
+    def kubeconfig(self, token: str) -> Object:
+        """Return the same for kubectl."""
+        cluster = {
+            "server": self.control_plane.at.server,
+            "certificate-authority": str(self.control_plane.credentials.authority),
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "here", "cluster": cluster}],
+            "users": [{"name": "who", "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "who"}}],
+            "current-context": "it",
+        }
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone who is known by a name and writes SecurityProfiles, or tries to."""
+
+    name: str
+    api: CustomObjectsApi
+
+    def create(self, made: Object, *, dry_run: bool = False) -> str:
+        """Create an object and return its name."""
+        more: Object = {"dry_run": "All"} if dry_run else {}
+        self.api.create_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, made, **more)
+        return made["metadata"]["name"]
+
+    def patch(self, name: str, change: Object) -> None:
+        """Merge a change into an object."""
+        self.api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name, change)
+
+    def delete(self, name: str) -> None:
+        self.api.delete_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name)
+
+
+def message(error: ApiException) -> str:
+    return json.loads(error.body or "{}")["message"]
+
+
+def refused(what: Callable[[], Any]) -> str:
+    """Return the words in which the API server forbids something."""
+    with pytest.raises(ApiException) as caught:
+        what()
+    assert caught.value.status == FORBIDDEN, caught.value
+    return message(caught.value)
+
+
+def eventually(what: Callable[[], Any]) -> None:
+    """Return when a function does not fail any more: a role or a policy counts soon after it is made."""
+    for attempt in tenacity.Retrying(
+        stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1), reraise=True
+    ):
+        with attempt:
+            what()
+
+
+# Everyone's name and the role that they are bound to.
+BOUND = {
+    "viewer": "hauberk-viewer",
+    "author": "hauberk-author",
+    "admin": "hauberk-admin",
+    "wildcard": "cluster-admin",
+    "adopter": "guards-adopt",
+}
+# The last one, which is made here, may adopt in the object of this name alone.
+ADOPTED = "guards-adopted"
+ROLES: list[Object] = [
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "guards-adopt"},
+        "rules": [
+            {"apiGroups": [GROUP], "resources": [SECURITY_PROFILES], "verbs": ["create", "patch"]},
+            {
+                "apiGroups": [GROUP],
+                "resources": [SECURITY_PROFILES],
+                "resourceNames": [ADOPTED],
+                "verbs": ["adopt"],
+            },
+        ],
+    }
+]
+
+
+def binding(account: str, role: str) -> Object:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"guards-{account}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": PEOPLE}],
+    }
+
+
+def account(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": PEOPLE}}
+
+
+def swept(api: CustomObjectsApi) -> None:
+    """Delete what these tests stored, whatever finalizers it has."""
+    listed: Any = api.list_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, label_selector=MINE)
+    for one in listed["items"]:
+        name = one["metadata"]["name"]
+        change = {"metadata": {"finalizers": None}}
+        api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name, change)
+    for plural in (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES):
+        api.delete_collection_cluster_custom_object(GROUP, VERSION, plural, label_selector=MINE)
+
+
+@pytest.fixture(scope="module")
+def accounts(kubectl: Kubectl, control_plane: ControlPlane, api: CustomObjectsApi) -> Iterator[Accounts]:
+    """Put onto the API server what deploy/operator has, but for the operator's pod; and people."""
+    for file in ["namespace.yaml", *(one.name for one in DEPLOY.glob("*.yaml"))]:
+        if file not in ("kustomization.yaml", "deployment.yaml"):
+            kubectl.ok("apply", "-f", str(DEPLOY / file))
+    people = [*map(account, BOUND), *itertools.starmap(binding, BOUND.items())]
+    made = {"apiVersion": "v1", "kind": "List", "items": ROLES + people}
+    kubectl.ok("apply", "-f", "-", given=made)
+    yield Accounts(control_plane, CoreV1Api(api.api_client))
+    swept(api)
+
+
+@pytest.fixture(scope="module")
+def people(accounts: Accounts) -> dict[str, Person]:
+    """Return everyone by name, once roles and policies are in force."""
+
+    def person(name: str) -> Person:
+        return Person(name, CustomObjectsApi(accounts.connect(accounts.token(name, PEOPLE))))
+
+    found = {name: person(name) for name in BOUND}
+    eventually(lambda: found["viewer"].api.list_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES))
+    for name in BOUND.keys() - {"viewer"}:
+        eventually(lambda name=name: found[name].create(profile(), dry_run=True))
+
+    def in_force() -> None:
+        assert "hauberk-guarded-flags" in refused(
+            lambda: found["author"].create(profile(ADOPT), dry_run=True)
+        )
+
+    eventually(in_force)
+    return found
+
+
+@pytest.fixture
+def author(people: dict[str, Person]) -> Person:
+    return people["author"]
+
+
+@pytest.fixture
+def admin(people: dict[str, Person]) -> Person:
+    return people["admin"]
+
+
+def stored(api: CustomObjectsApi, name: str) -> Object:
+    found: Any = api.get_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name)
+    return found
+
+
+# -- flags that lift a guard ------------------------------------------------------------------------
+
+
+@EACH_FLAG
+def test_an_author_may_not_set_it(api: CustomObjectsApi, author: Person, flag: Flag) -> None:
+    said = flag.said.format(who="author")
+    assert refused(lambda: author.create(profile(flag))).endswith(said)
+
+    name = author.create(profile())
+    before = stored(api, name)
+    assert refused(lambda: author.patch(name, flag.change)).endswith(said)
+    assert stored(api, name) == before
+
+
+@EACH_FLAG
+@pytest.mark.parametrize("who", ["admin", "wildcard"])
+def test_who_has_the_verb_may_set_it(people: dict[str, Person], flag: Flag, who: str) -> None:
+    people[who].create(profile(flag))
+    people[who].patch(people["author"].create(profile()), flag.change)
+
+
+def test_one_verb_is_for_one_flag_and_for_one_object_if_its_role_says_so(people: dict[str, Person]) -> None:
+    adopter = people["adopter"]
+    adopter.create(profile(ADOPT, name=ADOPTED))
+    adopter.patch(ADOPTED, OTHER_TEXT)
+    assert refused(lambda: adopter.create(profile(ADOPT))).endswith(ADOPT.said.format(who="adopter"))
+    for flag in (ATTACH, FORCE):
+        assert refused(lambda flag=flag: adopter.patch(ADOPTED, flag.change)).endswith(
+            flag.said.format(who="adopter")
+        )
+
+
+@EACH_FLAG_IN_SPEC
+@pytest.mark.parametrize(
+    "change",
+    [OTHER_TEXT, {"spec": {"nodeSelector": {}}}, {"spec": {"suspend": True}}],
+    ids=["text", "selector", "suspend"],
+)
+def test_an_author_may_not_change_what_stands_under_a_flag(
+    author: Person, admin: Person, flag: Flag, change: Object
+) -> None:
+    name = admin.create(profile(flag))
+    assert refused(lambda: author.patch(name, change)).endswith(flag.said.format(who="author"))
+    admin.patch(name, change)
+
+
+def test_an_author_may_not_swap_one_flag_for_another(author: Person, admin: Person) -> None:
+    name = admin.create(profile(ADOPT))
+    change = {"spec": {"adopt": False, "appArmor": {"allowAttachment": True}}}
+    assert refused(lambda: author.patch(name, change)).endswith(ATTACH.said.format(who="author"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"team": "web"}}},
+        {"metadata": {"annotations": {"example.com/ticket": "1"}}},
+        {"spec": {"suspend": False}},  # as it is: nothing changes
+    ],
+    ids=["labels", "annotations", "nothing"],
+)
+def test_an_author_may_change_what_is_beside_the_spec(author: Person, admin: Person, change: Object) -> None:
+    author.patch(admin.create(profile(*FLAGS)), change)
+
+
+@EACH_FLAG
+def test_an_author_may_take_a_flag_away_and_not_put_it_back(
+    author: Person, admin: Person, flag: Flag
+) -> None:
+    name = admin.create(profile(flag))
+    author.patch(name, flag.away)
+    author.patch(name, OTHER_TEXT)
+    assert refused(lambda: author.patch(name, flag.change)).endswith(flag.said.format(who="author"))
+
+
+def test_an_author_may_take_a_flag_away_and_change_the_text_at_once(author: Person, admin: Person) -> None:
+    name = admin.create(profile(ADOPT, ATTACH))
+    block = {"policy": "profile demo { file, }", "allowAttachment": False}
+    author.patch(name, {"spec": {"adopt": None, "appArmor": block}})
+
+
+@pytest.mark.parametrize("value", ["false", "", "yes", "True"])
+def test_no_other_value_of_the_annotation_is_looked_at(author: Person, value: str) -> None:
+    """None of them does anything."""
+    made = profile()
+    made["metadata"]["annotations"] = {FORCE_DELETE: value}
+    name = author.create(made)
+    author.patch(name, {"metadata": {"annotations": {FORCE_DELETE: "false"}}})
+    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.said.format(who="author"))
+
+
+def test_a_name_that_the_server_makes_up_is_asked_about_as_well(author: Person, admin: Person) -> None:
+    made = profile(ADOPT)
+    del made["metadata"]["name"]
+    made["metadata"]["generateName"] = "guards-"
+    assert refused(lambda: author.api.create_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, made))
+    admin.api.create_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, made)
+
+
+def test_what_kubectl_prints(
+    accounts: Accounts, people: dict[str, Person], kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """With kubectl's own ways of writing: apply, and server-side apply."""
+    token = accounts.token(people["author"].name, PEOPLE)
+    kubeconfig = tmp_path / "author.kubeconfig"
+    kubeconfig.write_text(json.dumps(accounts.kubeconfig(token)))
+    authors = Kubectl(kubectl.program, kubeconfig, tmp_path / "cache")
+    name = authors.ok("create", "-o", "name", "-f", "-", given=profile()).stdout.strip().partition("/")[2]
+    for how in ((), ("--server-side", "--force-conflicts")):
+        said = authors("apply", *how, "-f", "-", given=profile(FORCE, name=name))
+        assert said.code == 1
+        assert "(Forbidden)" in said.stderr
+        assert said.stderr.rstrip().endswith(FORCE.said.format(who="author"))
+        authors.ok("apply", *how, "-f", "-", given=profile(name=name))
+
+
+# -- the operator needs none of the verbs -----------------------------------------------------------
+
+
+@pytest.fixture
+async def operator(accounts: Accounts, people: dict[str, Person]) -> AsyncIterator[OperatorsCluster]:
+    """The operator's side of the API, with its ServiceAccount's token."""
+    del people  # they are asked for because then the policies are in force
+    connection = AsyncClient(config=accounts.config(accounts.token(OPERATOR, SYSTEM)))
+    yield OperatorsCluster(connection, SYSTEM)
+    await connection.close()
+
+
+def read(api: CustomObjectsApi, name: str) -> models.SecurityProfile:
+    return models.decode(models.SecurityProfile, stored(api, name))
+
+
+async def test_the_operator_does_its_work_on_what_has_every_flag(
+    api: CustomObjectsApi, admin: Person, operator: OperatorsCluster
+) -> None:
+    name = admin.create(profile(*FLAGS))
+    await operator.carry_out(AddFinalizer(read(api, name)))
+    assert read(api, name).metadata.finalizers == [FINALIZER]
+    await operator.write_status(name, models.ProfileStatus(revision="7c9d1f2ab3"))
+    assert read(api, name).status.revision == "7c9d1f2ab3"
+
+    admin.delete(name)
+    assert read(api, name).metadata.deletion_timestamp
+    await operator.carry_out(RemoveFinalizer(read(api, name)))
+    with pytest.raises(ApiException, match="404"):
+        read(api, name)
+
+
+async def test_a_deletion_is_forced_by_who_has_the_verb(
+    api: CustomObjectsApi, author: Person, admin: Person, operator: OperatorsCluster
+) -> None:
+    name = author.create(profile())
+    await operator.carry_out(AddFinalizer(read(api, name)))
+    author.delete(name)
+    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.said.format(who="author"))
+    admin.patch(name, FORCE.change)
+    assert read(api, name).metadata.annotations[FORCE_DELETE] == "true"
+    await operator.carry_out(RemoveFinalizer(read(api, name)))
+
+
+def test_no_flag_comes_in_with_a_status(accounts: Accounts, api: CustomObjectsApi, author: Person) -> None:
+    """The policy does not see writes of the status: the API server takes nothing else from them."""
+    name = author.create(profile())
+    operators = CustomObjectsApi(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
+    change: Object = {"status": {"revision": "7c9d1f2ab3"}}
+    for flag in FLAGS:
+        merge(change, flag.change)
+    operators.patch_cluster_custom_object_status(GROUP, VERSION, SECURITY_PROFILES, name, change)
+    found = read(api, name)
+    assert found.status.revision == "7c9d1f2ab3"
+    assert found.metadata.annotations == {}
+    assert found.spec.adopt is False
+    assert found.spec.app_armor
+    assert found.spec.app_armor.allow_attachment is False
+
+
+# -- the other roles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["viewer", "author", "admin"])
+@pytest.mark.parametrize("plural", [SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES])
+def test_people_read_everything_and_write_securityprofiles(
+    people: dict[str, Person], who: str, plural: str
+) -> None:
+    custom, at = people[who].api, (GROUP, VERSION, plural)
+    custom.list_cluster_custom_object(*at)
+    if plural == SECURITY_PROFILES and who != "viewer":
+        people[who].create(profile(name=f"guards-by-{who}"))
+        people[who].patch(f"guards-by-{who}", OTHER_TEXT)
+        people[who].delete(f"guards-by-{who}")
+    else:
+        refused(lambda: custom.create_cluster_custom_object(*at, {}))
+        refused(lambda: custom.patch_cluster_custom_object(*at, "guards", {}))
+        refused(lambda: custom.delete_cluster_custom_object(*at, "guards"))
+    if plural == SECURITY_PROFILES:
+        refused(lambda: custom.patch_cluster_custom_object_status(*at, "guards", {}))
+
+
+# -- an agent writes its own node's report, and nothing else ----------------------------------------
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent of a node that somebody took: its token, and the code that it runs."""
+
+    node: str
+    token: str
+    cluster: AgentsCluster
+
+    async def report(self, node: str) -> None:
+        """Write a node's report as the agent does."""
+        key, _, value = MINE.partition("=")
+        await self.cluster.write(
+            models.ProfileNode(
+                metadata=models.Metadata(name=node, labels={key: value}),
+                status=models.NodeStatus(boot_id="b", app_armor=models.Backend()),
+            )
+        )
+
+
+NODES = ("guards-one", "guards-two")
+
+
+def pod_name(node: str) -> str:
+    return f"agent-of-{node or 'none'}"
+
+
+@pytest.fixture(scope="module")
+def pods(accounts: Accounts) -> Iterator[dict[str, client.V1Pod]]:
+    """Return a pod of the agent's account by its node's name; the one of no node is not scheduled yet."""
+    core, found = accounts.core, dict[str, client.V1Pod]()
+    for node in NODES:
+        core.create_node(client.V1Node(metadata=client.V1ObjectMeta(name=node)))
+    for node in ("", *NODES):
+        spec = client.V1PodSpec(
+            node_name=node or None,
+            service_account_name=AGENT,
+            containers=[client.V1Container(name="agent", image="none")],
+        )
+        pod = client.V1Pod(metadata=client.V1ObjectMeta(name=pod_name(node)), spec=spec)
+        made: Any = core.create_namespaced_pod(SYSTEM, pod)
+        found[node] = made
+    yield found
+    for node in found:
+        core.delete_namespaced_pod(pod_name(node), SYSTEM, grace_period_seconds=0)
+    for node in NODES:
+        core.delete_node(node)
+
+
+@pytest.fixture
+async def agent(accounts: Accounts, pods: dict[str, client.V1Pod]) -> AsyncIterator[Agent]:
+    """The agent of the first node, once its role and the policy on it are in force."""
+    node = NODES[0]
+    token = accounts.token(AGENT, SYSTEM, pods[node])
+    connection = AsyncClient(config=accounts.config(token))
+    made = Agent(node, token, AgentsCluster(connection, node))
+    async for attempt in tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1), reraise=True
+    ):
+        with attempt:
+            with pytest.raises(ClusterFault, match="may not write the ProfileNode"):
+                await made.report("guards-nowhere")
+            await made.report(node)
+    yield made
+    await connection.close()
+
+
+async def test_an_agent_writes_its_own_nodes_report(agent: Agent, accounts: Accounts) -> None:
+    await agent.report(agent.node)
+    custom = CustomObjectsApi(accounts.connect(agent.token))
+    found: Any = custom.get_cluster_custom_object(GROUP, VERSION, PROFILE_NODES, agent.node)
+    assert found["status"]["bootID"] == "b"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["not-there-yet", "there"])
+async def test_an_agent_does_not_write_another_nodes_report(
+    agent: Agent, api: CustomObjectsApi, *, there: bool
+) -> None:
+    other = NODES[1]
+    if there:
+        made = new("ProfileNode", other, status={"bootID": "others"})
+        api.create_cluster_custom_object(GROUP, VERSION, PROFILE_NODES, made)
+    said = f"hauberk: the agent of node '{agent.node}' may not write the ProfileNode of '{other}'"
+    with pytest.raises(ClusterFault, match=said):
+        await agent.report(other)
+    if there:
+        found: Any = api.get_cluster_custom_object(GROUP, VERSION, PROFILE_NODES, other)
+        assert found["status"]["bootID"] == "others"
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["to-nothing", "to-a-pod-without-a-node"])
+async def test_a_token_of_no_node_writes_no_report(
+    accounts: Accounts, agent: Agent, pods: dict[str, client.V1Pod], *, bound: bool
+) -> None:
+    token = accounts.token(AGENT, SYSTEM, pods[""] if bound else None)
+    custom = CustomObjectsApi(accounts.connect(token))
+    made = new("ProfileNode", agent.node)
+    with pytest.raises(ApiException) as caught:
+        custom.patch_cluster_custom_object(GROUP, VERSION, PROFILE_NODES, agent.node, made)
+    said = f"hauberk: the agent of node '' may not write the ProfileNode of '{agent.node}'"
+    assert message(caught.value).endswith(said)
+
+
+OURS = f"/apis/{GROUP}/{VERSION}"
+# Everything that would be worth having to who took a node, as requests.
+ASKED = [
+    *(
+        (method, f"{OURS}/{plural}{path}")
+        for plural in (PROFILE_REVISIONS, SECURITY_PROFILES)
+        for method, path in (
+            ("POST", ""),
+            ("DELETE", ""),
+            ("GET", "/guards"),
+            ("PUT", "/guards"),
+            ("PATCH", "/guards"),
+            ("DELETE", "/guards"),
+        )
+    ),
+    ("GET", f"{OURS}/{SECURITY_PROFILES}"),
+    ("PATCH", f"{OURS}/{SECURITY_PROFILES}/guards/status"),
+    ("GET", f"{OURS}/{PROFILE_NODES}"),
+    ("PUT", f"{OURS}/{PROFILE_NODES}/{NODES[0]}"),
+    ("DELETE", f"{OURS}/{PROFILE_NODES}/{NODES[0]}"),
+    ("DELETE", f"{OURS}/{PROFILE_NODES}/{NODES[1]}"),
+    ("DELETE", f"{OURS}/{PROFILE_NODES}"),
+    ("GET", "/api/v1/secrets"),
+    ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets"),
+    ("GET", "/api/v1/pods"),
+    ("GET", f"/api/v1/namespaces/{SYSTEM}/pods"),
+    ("POST", f"/api/v1/namespaces/{SYSTEM}/pods"),
+    ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{OPERATOR}/token"),
+    ("POST", "/api/v1/namespaces/default/events"),
+    ("GET", f"/api/v1/nodes/{NODES[0]}"),
+    ("PATCH", f"/api/v1/nodes/{NODES[0]}"),
+    ("DELETE", f"/api/v1/nodes/{NODES[0]}"),
+    ("PATCH", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{AGENT}"),
+]
+
+
+def test_an_agent_may_nothing_else(agent: Agent, accounts: Accounts) -> None:
+    for path in (f"{OURS}/{PROFILE_REVISIONS}", f"{OURS}/{PROFILE_NODES}/{agent.node}", "/api/v1/nodes"):
+        assert accounts.ask(agent.token, "GET", path) == 200  # the token is good for these
+    answers = {request: accounts.ask(agent.token, *request) for request in ASKED}
+    assert answers == dict.fromkeys(ASKED, FORBIDDEN)
