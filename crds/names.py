@@ -55,14 +55,19 @@ PROTECTED = frozenset(
 )
 
 
-def digest(profile_type: str, policy: str, mode: str, values: object = None) -> str:
+def digest(profile_type: str, policy: str, mode: str, *, allow_attachment: bool = False) -> str:
     """Return the first ten hex digits of the SHA-256 over what the user wrote.
 
-    It names the content of a revision: same source, mode and values give the same revision, so going
-    back to an old policy reuses it. Forty bits: a clash within one profile's history is not a concern.
+    It names the content of a revision: the same source, mode and right to attach give the same revision, so
+    going back to an old policy reuses it. Forty bits: a clash within one profile's history is not a concern.
     """
-    source = json.dumps([profile_type, policy, mode, values], sort_keys=True, ensure_ascii=False)
+    source = json.dumps([profile_type, policy, mode, allow_attachment or None], ensure_ascii=False)
     return hashlib.sha256(source.encode()).hexdigest()[:10]
+
+
+def tombstone_name(profile: str, uid: str) -> str:
+    """Return the name of the ProfileRevision that tells of the end of the SecurityProfile with this UID."""
+    return f"{profile}.gone-{hashlib.sha256(uid.encode()).hexdigest()[:10]}"
 
 
 def revision_name(profile: str, content: str) -> str:

@@ -7,34 +7,41 @@ the time to try a failed step again. It works from memory and disk while the API
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 import tenacity
 
 from ..crds.errors import ClusterFault, Fault, InputFault
-from ..crds.models import Backend, Facts, Problem, ProfileNode, ProfileRevision
+from ..crds.models import Backend, Facts, Problem, ProfileNode, ProfileRevision, Remark
 from ..crds.reasons import Reason
 from ..profiles.parser import fault_message
-from . import facts, holdings, report
-from .apparmor import AppArmor
+from . import drift, facts, holdings, report
+from .apparmor import AppArmor, Prepared
 from .cluster import Cluster, NodeObject
+from .compiling import Compiling
+from .drift import Drift
 from .holdings import Holding
 from .host import Host
-from .plan import Key, Load, Persist, Plan, Prune, Remove, Snapshot, Step, plan
+from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan
 
 log = structlog.get_logger()
 
-# Rounds of plan and do after one wake-up: load, persist and prune follow one another; more would be a fight.
+# A step that is done and due again this often within one round is being undone by something else.
 ROUNDS = 4
-IN_USE_SECONDS = 2.0
+IN_USE_SECONDS = (2.0, 15.0)
 RETRY_SECONDS = (1.0, 60.0)
+WRITE_RETRY_SECONDS = (0.5, 20.0)
 WRITE_SPACING_SECONDS = 1.0
 # Without any event the kernel is looked at this often all the same: level-triggered, in case poll() is deaf.
 LOOK_SECONDS = 60.0
+# Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
+ASK_SECONDS = 300.0
 
 
 @dataclass
@@ -53,26 +60,29 @@ class Agent:
     Attributes:
         host: the node.
         cluster: the API.
-        backend: what carries out steps.
+        backend: what carries out steps; None where the kernel has no AppArmor.
         node: the node's name.
     """
 
     host: Host
     cluster: Cluster
-    backend: AppArmor
+    backend: AppArmor | None
     node: str
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
     revisions: Mapping[str, ProfileRevision] | None = None
     present: frozenset[str] = frozenset()
     node_object: NodeObject | None = None
     holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
     unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
+    drifts: dict[str, Drift] = field(default_factory=dict[str, Drift])
+    remarks: list[Remark] = field(default_factory=list[Remark])
+    untidy: bool = True
     profile_node: ProfileNode | None = None
     facts: Facts = field(default_factory=Facts)
     alive_at: float = field(default_factory=time.monotonic)
-    told_at: float = 0.0
     looked_at: float = 0.0
     reported: bool = False
 
@@ -83,10 +93,11 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.cluster.follow_node(self._node_seen))
             tasks.create_task(self._write_reports())
-            if own.app_armor.enabled:
+            tasks.create_task(self._ask_for_report())
+            if self.backend:
                 self._remember()
-                tasks.create_task(self.cluster.follow_revisions(self._revisions_seen))
-                tasks.create_task(self._keep())
+                tasks.create_task(self.cluster.follow_revisions(self._revisions_seen, self.listed.set))
+                tasks.create_task(self._keep(self.backend))
             else:
                 tasks.create_task(self._tell_unsupported())
 
@@ -94,6 +105,12 @@ class Agent:
         self.holdings, torn = holdings.read(self.host)
         for fault in torn:
             log.error("state", reason=fault.reason, message=fault.message)
+        self.remarks = [Remark(reason=fault.reason, message=fault_message(fault)) for fault in torn]
+        kernel, boot_id = self.host.kernel(), self.host.boot_id()
+        for holding in holdings.announced(self.host):
+            if not mismatch(holding, kernel, boot_id):  # the kernel took it just before the end
+                self.holdings[holding.profile] = holding
+                self.unrecorded.add(holding.profile)
 
     def _node_seen(self, nodes: Mapping[str, NodeObject]) -> None:
         self.node_object = nodes.get(self.node)
@@ -102,70 +119,117 @@ class Agent:
     def _revisions_seen(self, revisions: Mapping[str, ProfileRevision]) -> None:
         # A withdrawn revision that is gone was withdrawn all the same: the operator deletes it once no
         # report names the profile, which may be just before a load of it ends here.
-        kept = {name: one for name, one in (self.revisions or {}).items() if one.spec.placement.withdrawn}
+        before = self.revisions or {}
+        kept = {name: one for name, one in before.items() if one.spec.placement.withdrawn}
         present = {one.spec.profile for one in revisions.values()}
         self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | {
             name: one for name, one in revisions.items() if one.spec.type == "AppArmor"
         }
         self.present = frozenset(revisions)
+        changed = {
+            one.spec.profile
+            for name, one in self.revisions.items()
+            if name not in before or before[name].spec != one.spec
+        }
+        # What stood in the way of the old word need not stand in the way of the new one.
+        self.refused = {
+            key: one
+            for key, one in self.refused.items()
+            if key.profile not in changed or one.until == float("inf")
+        }
         self.wake.set()
 
     async def _tell_unsupported(self) -> None:
         while True:
             self._report(None)
             self.alive_at = time.monotonic()
-            await self._wait()
+            await self._wait(float("inf"))
 
-    async def _keep(self) -> None:
-        with self.host.changes(self.wake):
+    async def _keep(self, backend: AppArmor) -> None:
+        compiling = Compiling(backend.prepare, self._failed, self.wake)
+        with self.host.changes(self.wake), contextlib.closing(compiling):
             while True:
-                await self.reconcile()
-                self._report(self._section())
+                await self.reconcile(backend, compiling)
+                self._report(self._section(backend))
                 self.alive_at = time.monotonic()
-                await self._wait()
+                await self._wait(compiling.due())
 
-    async def _wait(self) -> None:
+    async def _wait(self, due: float) -> None:
         """Wait for something to change or for the next time to try; clears the wake-up."""
         now = time.monotonic()
         # What was due before the last look was tried in it, or no longer matters.
-        due = min(
-            (one.until for one in self.refused.values() if one.until > self.looked_at),
-            default=now + LOOK_SECONDS,
-        )
-        try:
-            async with asyncio.timeout(max(0.05, min(due - now, LOOK_SECONDS))):
+        times = [one.until for one in self.refused.values() if one.until > self.looked_at]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(
+                max(0.05, min(due - now, *(time - now for time in times), LOOK_SECONDS))
+            ):
                 await self.wake.wait()
-        except TimeoutError:
-            pass
         self.wake.clear()
 
-    async def reconcile(self) -> None:
-        """Plan and do until nothing is left to do."""
-        for _ in range(ROUNDS):
-            decided = plan(self._snapshot())
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def reconcile(self, backend: AppArmor, compiling: Compiling) -> None:
+        """Plan and do until nothing is left to do now; what still compiles wakes the loop again."""
+        done: Counter[Key] = Counter()
+        while True:
+            self.wake.clear()
+            decided = plan(self._snapshot(backend))
             self.refused = {
                 key: one for key, one in self.refused.items() if _still_matters(key, decided, self.revisions)
             }
-            if not decided.steps:
-                self._forget_withdrawn()
-                return
-            for step in decided.steps:
-                await self._take(step)
-                self.alive_at = time.monotonic()
-                if self.alive_at - self.told_at > WRITE_SPACING_SECONDS:
-                    self._report(self._section())  # one slow text must not hide what the others came to
-            self._report(self._section())  # what the kernel holds does not wait for the disk
-        log.warning("steps are left after several rounds: something else changes policy here")
+            compiling.want([step for step in decided.steps if isinstance(step, Load)])
+            acted: list[Step] = [one for one in decided.steps if not isinstance(one, Load | Persist)]
+            for step in acted:
+                await self._take(backend, step)
+            if not acted and (ready := compiling.take()):
+                acted = [one.step for one in ready]
+                await self._load(backend, ready)
+            if acted:
+                self._report(self._section(backend))  # what the kernel holds does not wait for the disk
+            else:
+                acted = await self._persist(backend, decided)
+            self.alive_at = time.monotonic()
+            if not acted:
+                break
+            self.untidy = True
+            self._stop_repeating(acted, done)
+        self._tidy(backend, compiling)
 
-    def _forget_withdrawn(self) -> None:
-        if self.revisions is not None:
-            self.revisions = {
-                name: one
-                for name, one in self.revisions.items()
-                if name in self.present or one.spec.profile in self.holdings
-            }
+    async def _persist(self, backend: AppArmor, decided: Plan) -> list[Step]:
+        """Record what was loaded, until something more urgent comes up; return what was done."""
+        done: list[Step] = []
+        for step in decided.steps:
+            if isinstance(step, Persist):
+                await self._take(backend, step)
+                done.append(step)
+                if self.wake.is_set():
+                    break
+        return done
 
-    def _snapshot(self) -> Snapshot:
+    def _stop_repeating(self, acted: Sequence[Step], done: Counter[Key]) -> None:
+        done.update(step.key for step in acted)
+        for step in acted:
+            if done[step.key] > ROUNDS and step.key not in self.refused:
+                self._refuse(step.key, Reason.CONTESTED, "what this agent does is undone at once")
+
+    def _tidy(self, backend: AppArmor, compiling: Compiling) -> None:
+        if self.revisions is None:
+            return
+        self.revisions = {
+            name: one
+            for name, one in self.revisions.items()
+            if name in self.present or one.spec.profile in self.holdings
+        }
+        if self.untidy and not self.unrecorded and not compiling.tasks:
+            texts = [
+                (text.text, one.spec.content.mode)
+                for one in self.revisions.values()
+                for text in one.spec.content.texts
+            ]
+            backend.settle(self.holdings.values(), texts)
+            self.untidy = False
+
+    def _snapshot(self, backend: AppArmor) -> Snapshot:
         self.looked_at = now = time.monotonic()
         labels = self.node_object.metadata.labels if self.node_object else None
         # Until both are known nothing may be loaded anew or unloaded: what is recorded is kept as it is.
@@ -176,64 +240,113 @@ class Agent:
             holdings=self.holdings,
             kernel=self.host.kernel(),
             boot_id=self.host.boot_id(),
-            boot_files=self.backend.boot_files(),
+            boot_files=backend.boot_files(),
             unrecorded=frozenset(self.unrecorded),
             refused={key: one.problem for key, one in self.refused.items() if one.until > now},
         )
 
-    async def _take(self, step: Step) -> None:
+    # --- steps --------------------------------------------------------------------------------------------
+
+    async def _load(self, backend: AppArmor, ready: list[Prepared]) -> None:
+        try:
+            outcome = await backend.load(ready, self.holdings)
+        except Exception as error:  # noqa: BLE001 - told apart by _failed
+            for one in ready:
+                self._failed(one.step.key, error)
+            return
+        for one in ready:
+            key = one.step.key
+            match outcome[key]:
+                case Holding() as holding:
+                    self._hold(holding)
+                    self._done(key)
+                    if one.step.drift:
+                        self._repaired(one.step)
+                case fault:
+                    self._failed(key, fault)
+
+    async def _take(self, backend: AppArmor, step: Step) -> None:
         try:
             match step:
-                case Load():
-                    self._hold(await self.backend.load(step, self.holdings))
                 case Persist():
-                    await self.backend.persist(step)
+                    await backend.persist(step)
                     self.unrecorded.discard(step.holding.profile)
                 case Prune():
-                    self._hold(self.backend.prune(step))
+                    self._hold(await backend.prune(step))
+                case Release():
+                    self._hold(await backend.release(step))
                 case Remove():
-                    self.backend.remove(step)
+                    await backend.remove(step)
                     self.holdings.pop(step.holding.profile)
                     self.unrecorded.discard(step.holding.profile)
-        except Fault as fault:
-            self._refuse(step.key, fault.reason, fault_message(fault), permanent=_is_permanent(fault))
-        except Exception:  # a bug must not stop the other profiles
-            log.exception("bug", step=step.key)
-            self._refuse(step.key, Reason.BUG, "the agent met a bug; its log has the trace", permanent=False)
+                    self.drifts.pop(step.holding.profile, None)
+                case Load():
+                    pass  # compiled first, and then loaded with others
+        except Exception as error:  # noqa: BLE001 - told apart by _failed
+            self._failed(step.key, error)
         else:
-            self.refused.pop(step.key, None)
-            log.info("done", step=step.key.kind, profile=step.key.profile, revision=step.key.revision)
+            self._done(step.key)
+
+    def _done(self, key: Key) -> None:
+        self.refused.pop(key, None)
+        log.info("done", step=key.kind, profile=key.profile, revision=key.revision)
 
     def _hold(self, holding: Holding) -> None:
         self.holdings[holding.profile] = holding
         self.unrecorded.add(holding.profile)
 
-    def _refuse(self, key: Key, reason: Reason, message: str, *, permanent: bool) -> None:
+    def _repaired(self, step: Load) -> None:
+        """Count what someone else did, and leave the profile alone for a while where it is a fight."""
+        history, pause = drift.repaired(self.drifts.get(step.profile, Drift()), step.drift, time.monotonic())
+        self.drifts[step.profile] = history
+        log.warning("repaired", profile=step.profile, what=step.drift, count=history.count)
+        if pause:
+            message = (
+                f"something else on the node keeps changing it: {step.drift}; repaired {history.count} "
+                f"times, the next time in {pause:.0f} s at the earliest"
+            )
+            self._refuse(step.key, Reason.CONTESTED, message, wait=pause)
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        """Note that a step failed; a bug in one profile must not stop the others."""
+        if isinstance(error, Fault):
+            wait = float("inf") if _is_permanent(error) else None
+            self._refuse(key, error.reason, fault_message(error), wait=wait)
+        else:
+            log.error("bug", step=key, exc_info=error)
+            self._refuse(key, Reason.BUG, "the agent met a bug; its log has the trace")
+
+    def _refuse(self, key: Key, reason: Reason, message: str, *, wait: float | None = None) -> None:
+        """Leave a step alone for a while: for `wait` seconds, else longer with each failure."""
         before = self.refused.get(key)
         failures = before.failures + 1 if before else 1
-        low, high = RETRY_SECONDS
-        wait = random.uniform(low, min(high, low * 2**failures))  # noqa: S311
-        if reason is Reason.IN_USE:
-            wait = IN_USE_SECONDS
-        until = float("inf") if permanent else time.monotonic() + wait
+        if wait is None:
+            low, high = IN_USE_SECONDS if reason is Reason.IN_USE else RETRY_SECONDS
+            wait = random.uniform(low, min(high, low * 2**failures))  # noqa: S311
         problem = Problem(revision=key.revision, reason=reason, message=message)
         if before is None or before.problem != problem:
             log.warning("refused", step=key.kind, profile=key.profile, reason=reason, message=message)
-        self.refused[key] = Refused(problem, until, failures)
+        self.refused[key] = Refused(problem, time.monotonic() + wait, failures)
 
-    def _section(self) -> Backend:
-        decided = plan(self._snapshot())
+    # --- the report ---------------------------------------------------------------------------------------
+
+    def _section(self, backend: AppArmor) -> Backend:
+        decided = plan(self._snapshot(backend))
         # A step whose time to try again has come is not yet mended: its problem stays told.
-        told = {
+        problems = {
             step.key.profile: self.refused[step.key].problem
             for step in decided.steps
             if step.key in self.refused
         }
-        problems = {**told, **decided.problems}
-        return report.backend(self.holdings, self.host.kernel(), problems, self.host.boot_id())
+        told = report.Told(
+            problems=problems | dict(decided.problems),
+            orphans=decided.orphans,
+            drifts=self.drifts,
+            remarks=self.remarks,
+        )
+        return report.backend(self.holdings, self.host.kernel(), told, self.host.boot_id())
 
     def _report(self, section: Backend | None) -> None:
-        self.told_at = time.monotonic()
         if self.node_object is None or (section is not None and self.revisions is None):
             return  # who this node is, or what it should hold, is not known yet
         made = report.profile_node(
@@ -249,7 +362,9 @@ class Agent:
             await self.dirty.wait()
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(ClusterFault),
-                wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
+                wait=tenacity.wait_random_exponential(
+                    multiplier=WRITE_RETRY_SECONDS[0], max=WRITE_RETRY_SECONDS[1]
+                ),
                 before_sleep=_tell_retry,
             ):
                 with attempt:
@@ -258,6 +373,20 @@ class Agent:
                         await self.cluster.write(self.profile_node)
             self.reported = True
             await asyncio.sleep(WRITE_SPACING_SECONDS)
+
+    async def _ask_for_report(self) -> None:
+        """See now and then whether the API still has the report: nobody tells of one that was deleted."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311
+                    await self.listed.wait()
+            self.listed.clear()
+            await asyncio.sleep(random.uniform(0, WRITE_SPACING_SECONDS))  # noqa: S311
+            try:
+                if self.reported and self.profile_node and not await self.cluster.holds(self.profile_node):
+                    self.dirty.set()
+            except ClusterFault as fault:
+                log.warning("can't see the report", message=fault.message)
 
 
 def _is_permanent(fault: Fault) -> bool:

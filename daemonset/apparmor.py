@@ -1,28 +1,38 @@
 """Carries out the steps of a plan for AppArmor: compile, load, read back, record. Decides nothing.
 
-Called by `agent`. The order within a load is what makes it safe: nothing on disk changes before the kernel
-took the policy and was read back, so a text that fails leaves the last good one loaded and recorded.
+Called by `agent`. The order is what makes a load safe: what is about to be loaded is announced on the disk,
+the kernel takes it and is read back, and only then a record replaces the last good one (`persist`). A text
+that fails leaves the last good one loaded and recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
+import structlog
 
-from ..crds.errors import NodeFault
+from ..crds.errors import Fault, InputFault, NodeFault
 from ..crds.names import host_file
 from ..crds.reasons import Reason
 from ..profiles import compiled
 from ..profiles.check import refuse_defined, refuse_text, refuse_unconfined
 from ..profiles.parser import Parser
+from . import adoption
 from . import holdings as records
+from .adoption import Original
+from .cache import Cache, Compiled
 from .holdings import Holding
-from .host import Host
-from .plan import Load, Persist, Prune, Remove, foreign_names, mismatch, stale_names
+from .host import Host, Loaded, Stamp
+from .plan import Key, Load, Persist, Prune, Release, Remove, foreign_names, mismatch, stale_names
+
+log = structlog.get_logger()
 
 # The node's boot compiles what is in /etc/apparmor.d with a parser of its own and no time limit: a text
 # that takes longer than this to compile is loaded by the agent only.
@@ -31,7 +41,10 @@ BOOT_SECONDS = 2.0
 # apparmor_parser(8) loads a file in complain mode when this folder has one of the same name.
 _COMPLAIN_FOLDER = "force-complain"
 _ABI = re.compile(r"^[ \t]*abi[ \t]+<abi/([^>\s]+)>[ \t]*,[ \t]*$", re.MULTILINE)
-_HEAD = re.compile(r"^# Written by Hauberk for SecurityProfile (\S+), revision (\S+)\.$")
+_HEAD = re.compile(
+    r"# Written by Hauberk for SecurityProfile (\S+), revision (\S+), mode (\S+)\.\n"
+    r"# Body: sha256 ([0-9a-f]{64})\."
+)
 
 
 def portable(flat: str, abis: frozenset[str]) -> str:
@@ -43,9 +56,58 @@ def portable(flat: str, abis: frozenset[str]) -> str:
     return _ABI.sub(lambda rule: rule[0] if rule[1] in abis else "", flat)
 
 
+def boot_file(holding: Holding, flat: str) -> bytes:
+    """Return the file that the node's boot loads a profile from: what it is, and a flattened text."""
+    body = ("# Includes are put in place. Changes made here are lost.\n" + flat).encode(
+        errors="surrogateescape"
+    )
+    head = (
+        f"# Written by Hauberk for SecurityProfile {holding.profile}, revision {holding.revision}, "
+        f"mode {holding.mode}.\n# Body: sha256 {hashlib.sha256(body).hexdigest()}.\n"
+    )
+    return head.encode() + body
+
+
+def boot_revision(content: bytes, link: str, name: str) -> str:
+    """Return the revision that a boot file gives a node; empty where someone changed it or its mode.
+
+    `link` is where the link of that name in the folder for complain mode leads, empty without one.
+    """
+    lines = content.split(b"\n", 2)
+    head = _HEAD.fullmatch(b"\n".join(lines[:2]).decode(errors="replace"))
+    if not head or len(lines) < 3 or hashlib.sha256(lines[2]).hexdigest() != head[4]:
+        return ""
+    return head[2] if link == (f"../{name}" if head[3] == "Complain" else "") else ""
+
+
+def permissive(names: Iterable[str]) -> str:
+    """Return a policy that allows everything to whatever is confined by these names."""
+    return "".join(
+        f"profile {_quoted(name)} flags=(attach_disconnected,mediate_deleted) {{\n  all,\n}}\n"
+        for name in names
+    )
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _former(before: Holding | None, names: set[str]) -> list[str]:
     """Return what an earlier text defined and the new one does not."""
     return sorted({*before.modes, *before.former} - names) if before else []
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A text that compiled here: what will be recorded once the kernel has taken it."""
+
+    step: Load
+    holding: Holding
+    compiled: Compiled
+
+
+Outcome = dict[Key, Holding | Fault]
 
 
 @dataclass(frozen=True)
@@ -54,20 +116,42 @@ class AppArmor:
 
     host: Host
     parser: Parser
+    cache: Cache
+    _boot: dict[str, tuple[Stamp, str, str]] = field(
+        default_factory=dict[str, tuple[Stamp, str, str]], init=False, compare=False, repr=False
+    )
 
-    async def load(self, step: Load, holdings: Mapping[str, Holding]) -> Holding:
-        """Load a text and return the record of it, read back from the kernel; `persist` writes it.
+    @classmethod
+    async def open(cls, host: Host, parser: Parser) -> AppArmor:
+        """Return the backend, with what a predecessor's end left half-written swept away.
+
+        Raises:
+            NodeFault: the parser can't be run.
+        """
+        for folder in (host.policies, host.policies / _COMPLAIN_FOLDER):
+            host.sweep(folder, host_file(""))
+        cache = Cache(host, f"{await parser.fingerprint()} {host.features()}")
+        host.sweep(cache.folder, "")
+        return cls(host, parser, cache)
+
+    # --- load ---------------------------------------------------------------------------------------------
+
+    async def prepare(self, step: Load) -> Prepared:
+        """Compile a text, or find it compiled, and judge what it defines.
 
         Raises:
             InputFault: the text is refused, on this node at least.
-            NodeFault: the kernel refuses it, or a name belongs to someone else.
+            NodeFault: the parser can't be run.
         """
         refuse_text(step.text)
-        began = time.monotonic()
-        binary = await self.parser.compile(step.text, step.mode)
-        boots = time.monotonic() - began <= BOOT_SECONDS
-        defined = compiled.read(binary)
-        refuse_defined(defined, step.mode)
+        binary = self.cache.find(step.text, step.mode)
+        if binary is None:
+            began = time.monotonic()
+            made = await self.parser.compile(step.text, step.mode)
+            slow = time.monotonic() - began > BOOT_SECONDS
+            binary = self.cache.put(step.text, step.mode, made, slow=slow)
+        defined = compiled.read(binary.binary)
+        refuse_defined(defined, step.mode, allow_attachment=step.allow_attachment)
         refuse_unconfined(step.text, defined)
         holding = Holding(
             profile=step.profile,
@@ -76,23 +160,149 @@ class AppArmor:
             mode=step.mode,
             text=step.text,
             modes={one.name: one.mode for one in defined},
-            digests=sorted(compiled.digests(binary)),
-            boot_id=self.host.boot_id(),
-            boots=boots,
-            former=_former(holdings.get(step.profile), {one.name for one in defined}),
+            digests=sorted(compiled.digests(binary.binary)),
+            boot_id="",
+            boots=not binary.slow,
+            installation=step.installation,
+            allow_attachment=step.allow_attachment,
         )
-        self._refuse_foreign(holding, holdings)
-        if mismatch(holding, self.host.kernel(), ""):
-            await self.parser.load(binary)
-        self._verify(holding)
-        return holding
+        return Prepared(step, holding, binary)
+
+    async def load(self, prepared: Sequence[Prepared], holdings: Mapping[str, Holding]) -> Outcome:
+        """Load texts, all in one run of the parser, and return what the kernel was read to hold, or why not.
+
+        What the kernel holds already is not loaded again. `holdings` are all that is held now.
+        """
+        outcome: Outcome = {}
+        claimed = dict(holdings)
+        boot_id = self.host.boot_id()
+        kernel = self.host.kernel()
+        ready: list[tuple[Prepared, Holding]] = []
+        for one in prepared:
+            before = holdings.get(one.step.profile)
+            former = _former(before, set(one.holding.modes))
+            holding = msgspec.structs.replace(one.holding, boot_id=boot_id, former=former)
+            try:
+                await self._refuse_foreign(one.step, holding, claimed, kernel)
+            except Fault as fault:
+                outcome[one.step.key] = fault
+                continue
+            claimed[one.step.profile] = holding
+            if mismatch(holding, kernel, ""):
+                ready.append((one, holding))
+            else:
+                outcome[one.step.key] = holding
+        if ready:
+            self._announce(holding for _, holding in ready)
+            outcome |= await self._into_kernel(ready)
+        return outcome
+
+    async def _into_kernel(self, ready: Sequence[tuple[Prepared, Holding]]) -> Outcome:
+        refused: NodeFault | None = None
+        try:
+            await self.parser.load(*(one.compiled.file or one.compiled.binary for one, _ in ready))
+        except NodeFault as fault:
+            refused = fault
+        kernel = self.host.kernel()
+        outcome: Outcome = {}
+        for one, holding in ready:
+            wrong = mismatch(holding, kernel, holding.boot_id)
+            if not wrong:
+                outcome[one.step.key] = holding
+            elif len(ready) > 1:  # whose fault it is shows when it is loaded alone
+                outcome |= await self._into_kernel([(one, holding)])
+            else:
+                outcome[one.step.key] = refused or NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
+        return outcome
+
+    def _announce(self, holdings: Iterable[Holding]) -> None:
+        there = {one.profile: one for one in records.announced(self.host)}
+        try:
+            records.announce(self.host, (there | {one.profile: one for one in holdings}).values())
+        except OSError as error:  # the load is wanted all the same; `persist` will tell of the disk
+            log.warning("the disk takes no note of a load", error=error.strerror)
+
+    async def _refuse_foreign(
+        self, step: Load, holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
+    ) -> None:
+        foreign = foreign_names(holding.profile, holding, holdings, kernel)
+        for name, owner in foreign.items():
+            if owner:
+                raise NodeFault(
+                    Reason.NAME_CLASH, f"SecurityProfile {owner} holds the kernel name {name} here"
+                )
+            if not step.adopt:
+                raise NodeFault(
+                    Reason.HOST_OWNED,
+                    f"the node has a profile {name} that Hauberk did not load and does not replace; choose "
+                    "another name, remove it from the node, or have it taken over by spec.adopt",
+                )
+        if foreign:
+            await self._save(holding.profile, foreign, kernel)
+
+    # --- what the host had --------------------------------------------------------------------------------
+
+    async def _save(self, profile: str, names: Iterable[str], kernel: Mapping[str, Loaded]) -> None:
+        """Keep what the host has under these names, to be given back."""
+        originals = {one.name: one for one in adoption.read(self.host, profile)}
+        for name in dict.fromkeys(name.split("//", 1)[0] for name in names):
+            family = [one for one in kernel if one == name or one.startswith(f"{name}//")]
+            policy = await self._original(name, family, kernel)
+            originals[name] = Original(name, {one: kernel[one].mode for one in family}, policy)
+        with _disk("the host's profile is not taken over, for the node's disk took no copy of it"):
+            adoption.write(self.host, profile, list(originals.values()))
+
+    async def _original(self, name: str, family: Sequence[str], kernel: Mapping[str, Loaded]) -> bytes:
+        """Return policy that defines a host's profile: the kernel's copy, else its text compiled anew."""
+        raw = self.host.raw(name)
+        if raw is not None:
+            return compiled.only(raw, family)
+        mode = "Complain" if kernel[name].mode == "complain" else "Enforce"
+        theirs = dataclasses.replace(self.parser, base=self.host.policies)
+        for text in self.host.policy_texts():
+            with contextlib.suppress(InputFault, ValueError):  # one that this parser refuses is not the one
+                if name in await theirs.names(text):
+                    return compiled.only(await theirs.compile(text, mode), family)
+        raise NodeFault(
+            Reason.ADOPT_REFUSED,
+            f"the host's {name} can be saved neither from the kernel nor from a file in its apparmor.d, so "
+            "it could not be given back; remove it from the node by hand",
+        )
+
+    async def _give_back(self, profile: str, names: Iterable[str]) -> set[str]:
+        """Load what the host had under these names; return the kernel names that are the host's again.
+
+        Raises:
+            NodeFault: the kernel does not take it.
+        """
+        originals = adoption.read(self.host, profile)
+        wanted = {name.split("//", 1)[0] for name in names}
+        back = [one for one in originals if one.name in wanted]
+        if not back:
+            return set()
+        await self.parser.load(*(one.policy for one in back))
+        returned = {name for one in back for name in one.modes}
+        if lacking := sorted(returned - self.host.kernel().keys()):
+            raise NodeFault(Reason.NOT_IN_KERNEL, f"the host's {lacking[0]} was given back and is not there")
+        return returned
+
+    # --- the disk -----------------------------------------------------------------------------------------
 
     def boot_files(self) -> dict[str, str]:
-        """Return the revision that was written to the node's apparmor.d, by profile."""
+        """Return the revision that the node's apparmor.d has, by profile; none where someone changed it."""
         found: dict[str, str] = {}
-        for first_line in self.host.first_lines(self.host.policies, host_file("")):
-            if head := _HEAD.match(first_line):
-                found[head[1]] = head[2]
+        prefix = host_file("")
+        links = self.host.links(self.host.policies / _COMPLAIN_FOLDER, prefix)
+        stamps = self.host.stamps(self.host.policies, prefix)
+        for name, stamp in stamps.items():
+            link = links.get(name, "")
+            # Read again only when it changed: a node may have hundreds.
+            if name not in self._boot or self._boot[name][:2] != (stamp, link):
+                content = self.host.read(self.host.policies, name) or b""
+                self._boot[name] = stamp, link, boot_revision(content, link, name)
+            found[name.removeprefix(prefix)] = self._boot[name][2]
+        for name in self._boot.keys() - stamps.keys():
+            del self._boot[name]
         return found
 
     async def persist(self, step: Persist) -> None:
@@ -105,70 +315,87 @@ class AppArmor:
             NodeFault: the disk does not take it; the profile stays loaded.
         """
         holding = step.holding
-        self._record(holding)
+        with _disk("loaded, but the node's disk took no record of it"):
+            records.write(self.host, holding)
         name = host_file(holding.profile)
-        complain = self.host.policies / _COMPLAIN_FOLDER
-        if not holding.boots:
-            self.host.delete(complain, name)
-            self.host.delete(self.host.policies, name)
-            return
-        head = (
-            f"# Written by Hauberk for SecurityProfile {holding.profile}, revision {holding.revision}.\n"
-            "# Includes are put in place. Changes made here are lost.\n"
-        )
-        flat = portable(await self.parser.flatten(holding.text), self.host.abis())
-        try:
-            if holding.mode == "Complain":
-                self.host.link(complain, name, f"../{name}")
+        with _disk("loaded, but not written to the node's apparmor.d, so its boot will not load it"):
+            if holding.boots and not holding.released:
+                flat = portable(await self.parser.flatten(holding.text), self.host.abis())
+                if holding.mode == "Complain":
+                    self.host.link(self.host.policies / _COMPLAIN_FOLDER, name, f"../{name}")
+                else:
+                    self.host.delete(self.host.policies / _COMPLAIN_FOLDER, name)
+                self.host.write(self.host.policies, name, boot_file(holding, flat))
             else:
-                self.host.delete(complain, name)
-            self.host.write(self.host.policies, name, head + flat)
-        except OSError as error:
-            raise NodeFault(
-                Reason.STATE_UNWRITABLE,
-                "loaded, but not written to the node's apparmor.d, so its boot will not load it: "
-                f"{error.strerror}",
-            ) from error
+                self._keep_from_boot(name)
 
-    def prune(self, step: Prune) -> Holding:
+    def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
+        """Drop what only a crash would have needed, and compiled texts that nobody holds or wants."""
+        with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
+            records.settle(self.host)
+            self.cache.keep([*((one.text, one.mode) for one in holdings), *wanted])
+
+    def _keep_from_boot(self, name: str) -> None:
+        for folder in (self.host.policies / _COMPLAIN_FOLDER, self.host.policies):
+            self.host.delete(folder, name)
+
+    # --- unload -------------------------------------------------------------------------------------------
+
+    async def prune(self, step: Prune) -> Holding:
         """Remove names that an earlier text left in the kernel; return the record without them, to persist.
 
         Raises:
             NodeFault: a task is still confined by one of them.
         """
-        self._drop(step.names)
+        given_up = [name for name in step.names if name.split("//", 1)[0] not in step.holding.modes]
+        returned = await self._give_back(step.holding.profile, given_up)
+        self._drop(tuple(name for name in step.names if name not in returned))
         return msgspec.structs.replace(step.holding, former=[])
 
-    def remove(self, step: Remove) -> None:
-        """Unload a profile and forget it.
+    async def remove(self, step: Remove) -> None:
+        """Unload a profile and forget it; what it took over from the host is the host's again.
 
         Raises:
-            NodeFault: a task is confined by it; unloading would leave that task unconfined.
+            NodeFault: a task is confined by it (unloading would leave that task unconfined), or the disk
+                keeps its file.
         """
         holding = step.holding
+        names = set(holding.modes) | set(holding.former)
+        returned = await self._give_back(holding.profile, names)
         held = self.host.kernel()
         # With what earlier texts left behind: without a record it would be the host's for ever.
-        self._drop((*(name for name in holding.modes if name in held), *stale_names(holding, {}, held)))
-        for folder in (self.host.policies / _COMPLAIN_FOLDER, self.host.policies):
-            self.host.delete(folder, host_file(holding.profile))
-        records.delete(self.host, holding.profile)
+        going = {*(name for name in names if name in held), *stale_names(holding, {}, held)}
+        self._drop(tuple(sorted(going - returned)))
+        with _disk("unloaded, but its file can't be deleted, so the node's boot would load it again"):
+            self._keep_from_boot(host_file(holding.profile))
+            records.delete(self.host, holding.profile)
+            adoption.write(self.host, holding.profile, [])
 
-    def _refuse_foreign(self, holding: Holding, holdings: Mapping[str, Holding]) -> None:
-        foreign = foreign_names(holding.profile, holding, holdings, self.host.kernel())
-        for name, owner in foreign.items():
-            if owner:
-                raise NodeFault(
-                    Reason.NAME_CLASH, f"SecurityProfile {owner} holds the kernel name {name} here"
-                )
-            raise NodeFault(
-                Reason.HOST_OWNED,
-                f"the node has a profile {name} that Hauberk did not load and does not replace; "
-                "choose another name, or remove it from the node",
-            )
+    async def release(self, step: Release) -> Holding:
+        """Put a permissive profile under each name of one in use; return the record of it, to persist.
 
-    def _verify(self, holding: Holding) -> None:
-        if wrong := mismatch(holding, self.host.kernel(), holding.boot_id):
+        Raises:
+            NodeFault: the kernel does not take it.
+        """
+        holding = step.holding
+        names = [name for name in holding.modes if name in self.host.kernel()]
+        text = permissive(names)
+        binary = await self.parser.compile(text, "Enforce")
+        released = msgspec.structs.replace(
+            holding,
+            text=text,
+            mode="Enforce",
+            modes={one.name: one.mode for one in compiled.read(binary)},
+            digests=sorted(compiled.digests(binary)),
+            boot_id=self.host.boot_id(),
+            former=_former(holding, set(names)),
+            boots=False,
+            released=True,
+        )
+        await self.parser.load(binary)
+        if wrong := mismatch(released, self.host.kernel(), released.boot_id):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
+        return released
 
     def _drop(self, names: tuple[str, ...]) -> None:
         """Remove names from the kernel, children first, none of them if a task is confined by any."""
@@ -184,10 +411,11 @@ class AppArmor:
         for name in sorted(names, key=lambda name: name.count("//"), reverse=True):
             self.host.remove(name)
 
-    def _record(self, holding: Holding) -> None:
-        try:
-            records.write(self.host, holding)
-        except OSError as error:
-            raise NodeFault(
-                Reason.STATE_UNWRITABLE, f"loaded, but the node's disk took no record of it: {error.strerror}"
-            ) from error
+
+@contextlib.contextmanager
+def _disk(consequence: str) -> Generator[None]:
+    """Turn what a disk refuses into a fault that says what follows from it."""
+    try:
+        yield
+    except OSError as error:
+        raise NodeFault(Reason.STATE_UNWRITABLE, f"{consequence}: {error.strerror}") from error

@@ -36,7 +36,7 @@ _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NO
 WATCH_SECONDS = 240
 STALLED_SECONDS = WATCH_SECONDS + 20
 RETRY_SECONDS = (0.5, 15.0)
-_GONE = 410
+_NOT_FOUND, _GONE = 404, 410
 
 Unreachable = (httpx2.HTTPError, OSError, TimeoutError)
 
@@ -54,13 +54,36 @@ class Cluster:
     client: AsyncClient
     node: str
 
-    async def follow_revisions(self, seen: Callable[[Mapping[str, ProfileRevision]], None]) -> None:
-        """Call `seen` with all ProfileRevisions by name, once listed and after each change; never returns."""
-        await _follow(self.client, _Revisions, ProfileRevision, None, seen)
+    async def follow_revisions(
+        self, seen: Callable[[Mapping[str, ProfileRevision]], None], listed: Callable[[], None]
+    ) -> None:
+        """Call `seen` with all ProfileRevisions by name, once listed and after each change; never returns.
+
+        `listed` is called after each new list: something may have happened that no watch told of.
+        """
+        await _follow(self.client, _Followed(_Revisions, ProfileRevision), seen, listed)
 
     async def follow_node(self, seen: Callable[[Mapping[str, NodeObject]], None]) -> None:
         """Call `seen` with this agent's own Node, once listed and after each change; never returns."""
-        await _follow(self.client, Node, NodeObject, {"metadata.name": self.node}, seen)
+        own = _Followed(Node, NodeObject, {"metadata.name": self.node})
+        await _follow(self.client, own, seen, lambda: None)
+
+    async def holds(self, profile_node: ProfileNode) -> bool:
+        """Return whether the API has the node's ProfileNode as it is given.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            body = await self.client.get(_ProfileNodes, profile_node.metadata.name)
+        except ApiError as error:
+            if error.status.code == _NOT_FOUND:
+                return False
+            raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not read: {_why(error)}") from error
+        except Unreachable as error:
+            raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not read: {_why(error)}") from error
+        _, there = _named(ProfileNode, body)
+        return there is not None and there.status == profile_node.status
 
     async def write(self, profile_node: ProfileNode) -> None:
         """Create or update the node's ProfileNode in one write.
@@ -82,18 +105,26 @@ class Cluster:
             raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not written: {_why(error)}") from error
 
 
+@dataclass(frozen=True)
+class _Followed:
+    """What is listed and watched: the API's resource, the model of its objects, and which of them."""
+
+    resource: Any
+    kind: type[Any]
+    fields: FieldSelector | None = None
+
+
 async def _follow(
     client: AsyncClient,
-    resource: Any,
-    kind: type[Any],
-    fields: FieldSelector | None,
+    what: _Followed,
     seen: Callable[[Mapping[str, Any]], None],
+    listed: Callable[[], None],
 ) -> None:
     """List, then watch from there; whatever ends the watch, list again. A missed event heals so."""
 
     def told(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("list failed", kind=kind.__name__, error=_why(error), failures=state.attempt_number)
+        log.warning("list failed", kind=what.kind.__name__, error=_why(error), failures=state.attempt_number)
 
     # Full jitter: after an outage of the API a thousand agents must not come back at once.
     patiently = tenacity.AsyncRetrying(
@@ -102,11 +133,12 @@ async def _follow(
         before_sleep=told,
     )
     while True:
-        objects, version = await patiently(_list, client, resource, kind, fields)
+        objects, version = await patiently(_list, client, what)
         seen(objects)
+        listed()
         try:
-            async for event, body in _events(client, resource, fields, version):
-                name, model = _named(kind, body)
+            async for event, body in _events(client, what, version):
+                name, model = _named(what.kind, body)
                 if event == "DELETED" or model is None:
                     objects.pop(name, None)
                 else:
@@ -114,28 +146,26 @@ async def _follow(
                 seen(objects)
         except Unreachable as error:
             if not (isinstance(error, ApiError) and error.status.code == _GONE):
-                log.warning("watch interrupted", kind=kind.__name__, error=_why(error))
+                log.warning("watch interrupted", kind=what.kind.__name__, error=_why(error))
         await asyncio.sleep(random.uniform(0, RETRY_SECONDS[0]))  # noqa: S311
 
 
-async def _list(
-    client: AsyncClient, resource: Any, kind: type[Any], fields: FieldSelector | None
-) -> tuple[dict[str, Any], str]:
+async def _list(client: AsyncClient, what: _Followed) -> tuple[dict[str, Any], str]:
     """Return the objects by name, and the version to watch from."""
-    listing = client.list(resource, fields=fields)
-    found = [_named(kind, body) async for body in listing]
+    listing = client.list(what.resource, fields=what.fields)
+    found = [_named(what.kind, body) async for body in listing]
     return {name: model for name, model in found if model is not None}, listing.resourceVersion
 
 
-async def _events(
-    client: AsyncClient, resource: Any, fields: FieldSelector | None, version: str
-) -> AsyncIterator[tuple[str, Any]]:
+async def _events(client: AsyncClient, what: _Followed, version: str) -> AsyncIterator[tuple[str, Any]]:
     """Yield watch events until the watch fails or stalls.
 
     Raises:
         TimeoutError: nothing was heard for longer than the server keeps a watch open.
     """
-    events = client.watch(resource, fields=fields, resource_version=version, server_timeout=WATCH_SECONDS)
+    events = client.watch(
+        what.resource, fields=what.fields, resource_version=version, server_timeout=WATCH_SECONDS
+    )
     iterator = aiter(events)
     while True:
         async with asyncio.timeout(STALLED_SECONDS):

@@ -7,14 +7,19 @@ and it keeps the last good text where the API can't be reached.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from ..crds.errors import NodeFault
+from ..crds.names import PROTECTED
 from ..crds.reasons import Reason
 from .host import Host
+
+# What is about to be loaded: read again after a crash between the load and the record of it.
+_LOADING = "loading.json"
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -31,6 +36,9 @@ class Holding(msgspec.Struct, frozen=True):
         boot_id: the boot that it was loaded in last.
         boots: whether the node's own boot may load it too.
         former: names that an earlier text of the profile defined and that are still to be removed.
+        installation: which store of SecurityProfiles its revision came from.
+        allow_attachment: it may attach to programs of the host.
+        released: it was deleted by force while in use: a permissive one is loaded and goes when it is unused.
     """
 
     profile: str
@@ -43,6 +51,9 @@ class Holding(msgspec.Struct, frozen=True):
     boot_id: str
     boots: bool
     former: list[str] = []
+    installation: str = ""
+    allow_attachment: bool = False
+    released: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -60,6 +71,7 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
 
     Such a file is set aside, never trusted and never fatal.
     """
+    host.sweep(folder(host), "")
     found: dict[str, Holding] = {}
     faults: list[NodeFault] = []
     for file in _files(folder(host)):
@@ -68,14 +80,23 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(_set_aside(file, str(error)))
             continue
-        if not holding.modes:
-            faults.append(_set_aside(file, "it names no profile of the kernel's"))
-            continue
-        if file.name != f"{holding.profile}.json":
-            faults.append(_set_aside(file, f"it is a record of {holding.profile}"))
+        if why := _refuse(holding, file):
+            faults.append(_set_aside(file, why))
             continue
         found[holding.profile] = holding
     return found, faults
+
+
+def _refuse(holding: Holding, file: Path) -> str:
+    """Return why a file that reads as a record is none; empty where it is one."""
+    if not holding.modes:
+        return "it names no profile of the kernel's"
+    if file.name != f"{holding.profile}.json":
+        return f"it is a record of {holding.profile}"
+    claimed = {name.split("//", 1)[0] for name in (*holding.modes, *holding.former)}
+    if taken := sorted(claimed & PROTECTED):  # to remove these would change every container of the node
+        return f"it claims {taken[0]}, which is never Hauberk's"
+    return ""
 
 
 def write(host: Host, holding: Holding) -> None:
@@ -84,19 +105,51 @@ def write(host: Host, holding: Holding) -> None:
     Raises:
         OSError: the disk did not take it.
     """
-    host.write(folder(host), f"{holding.profile}.json", msgspec.json.encode(holding).decode())
+    host.write(folder(host), f"{holding.profile}.json", msgspec.json.encode(holding))
 
 
 def delete(host: Host, profile: str) -> None:
-    """Forget a profile."""
+    """Forget a profile.
+
+    Raises:
+        OSError: the disk is not to be written.
+    """
     host.delete(folder(host), f"{profile}.json")
 
 
+def announce(host: Host, about_to: Iterable[Holding]) -> None:
+    """Note what is about to be loaded: a crash before `write` would leave it in the kernel as nobody's.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    host.write(host.state, _LOADING, msgspec.json.encode(list(about_to)))
+
+
+def announced(host: Host) -> list[Holding]:
+    """Return what was about to be loaded when this agent's predecessor ended; nothing proves that it was."""
+    host.sweep(host.state, "")
+    content = host.read(host.state, _LOADING)
+    try:
+        return msgspec.json.decode(content, type=list[Holding]) if content else []
+    except (msgspec.DecodeError, UnicodeDecodeError):  # torn: then nothing was loaded after it
+        return []
+
+
+def settle(host: Host) -> None:
+    """Forget what was about to be loaded: all of it is recorded, or did not come to be."""
+    host.delete(host.state, _LOADING)
+
+
 def _files(records: Path) -> Iterator[Path]:
-    if records.is_dir():
-        yield from sorted(file for file in records.iterdir() if file.suffix == ".json")
+    try:
+        entries = sorted(records.iterdir())
+    except OSError:  # not there yet
+        return
+    yield from (file for file in entries if file.suffix == ".json")
 
 
 def _set_aside(file: Path, why: str) -> NodeFault:
-    file.replace(file.with_suffix(".torn"))
+    with contextlib.suppress(OSError):  # a disk that can't be written: it is passed over all the same
+        file.replace(file.with_suffix(".torn"))
     return NodeFault(Reason.STATE_TORN, f"the record {file.name} was set aside as {file.stem}.torn: {why}")

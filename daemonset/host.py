@@ -15,8 +15,16 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
+
+from ..crds.names import host_file
 
 _HASHES = ("raw_sha256", "raw_sha1")
+# Inode, size, and times of the last change of content and of metadata.
+Stamp = tuple[int, int, int, int]
+
+_OURS = host_file("")
+_UNFINISHED = ".new"
 _SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*\Z")
 
 
@@ -114,6 +122,20 @@ class Host:
         finally:
             os.close(revision)
 
+    def raw(self, name: str) -> bytes | None:
+        """Return the policy that defined a top-level profile, as it was loaded; None where there is none.
+
+        The whole of what was loaded at once: it may define other profiles too.
+        """
+        for entry in self._entries():
+            with contextlib.suppress(OSError):
+                if (entry / "name").read_bytes().removesuffix(b"\n") == name.encode(errors="surrogateescape"):
+                    return (entry / "raw_data").read_bytes()
+        return None
+
+    def _entries(self) -> list[Path]:
+        return list((self.apparmor / "policy/profiles").iterdir())
+
     def remove(self, name: str) -> bool:
         """Remove a profile and its children from the kernel; return whether it was there."""
         try:
@@ -170,8 +192,10 @@ class Host:
             loop.remove_reader(revision)
             os.close(revision)
 
-    def write(self, folder: Path, name: str, text: str) -> None:
+    def write(self, folder: Path, name: str, content: bytes, *, durable: bool = True) -> None:
         """Write a file so that it is either wholly there or not at all, also after a power cut.
+
+        One that is not durable does not wait for the disk: a power cut may tear it, or lose it.
 
         Raises:
             OSError: the disk did not take it; what was there before is untouched.
@@ -180,36 +204,81 @@ class Host:
             raise ValueError(f"{name!r} is not a file name of Hauberk's")
         folder.mkdir(parents=True, exist_ok=True)
         # A dot-file in the same folder: rename stays within the file system and the parser skips it.
-        unfinished = folder / f".{name}.new"
+        unfinished = folder / f".{name}{_UNFINISHED}"
         try:
-            with unfinished.open("w") as file:
-                file.write(text)
+            with unfinished.open("wb") as file:
+                file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             unfinished.replace(folder / name)
         except OSError:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             raise
-        sync_folder(folder)
+        if durable:
+            sync_folder(folder)
+
+    def read(self, folder: Path, name: str) -> bytes | None:
+        """Return what a file holds; None where it can't be read."""
+        try:
+            return (folder / name).read_bytes()
+        except OSError:
+            return None
+
+    def names(self, folder: Path, prefix: str) -> list[str]:
+        """Return the names of a folder's files that have a prefix, in order, without unfinished ones."""
+        try:
+            found = [entry.name for entry in folder.iterdir()]
+        except OSError:
+            return []
+        return sorted(name for name in found if name.startswith(prefix) and not name.startswith("."))
+
+    def stamps(self, folder: Path, prefix: str) -> dict[str, Stamp]:
+        """Return for each regular file with a prefix what changes when anyone writes it."""
+        found: dict[str, Stamp] = {}
+        for name in self.names(folder, prefix):
+            with contextlib.suppress(OSError):
+                stat = (folder / name).lstat()
+                if S_ISREG(stat.st_mode):
+                    found[name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        return found
+
+    def links(self, folder: Path, prefix: str) -> dict[str, str]:
+        """Return where the symbolic links with a prefix lead, as they are written."""
+        found: dict[str, str] = {}
+        for name in self.names(folder, prefix):
+            with contextlib.suppress(OSError):
+                found[name] = str((folder / name).readlink())
+        return found
+
+    def sweep(self, folder: Path, prefix: str) -> None:
+        """Delete the unfinished files that a kill in the middle of `write` or `link` left behind."""
+        with contextlib.suppress(OSError):
+            for entry in list(folder.iterdir()):
+                if entry.name.startswith(f".{prefix}") and entry.name.endswith(_UNFINISHED):
+                    entry.unlink(missing_ok=True)
+
+    def policy_texts(self) -> Iterator[str]:
+        """Yield the texts that the node's own boot loads, but for Hauberk's and those that can't be read."""
+        for name in self.names(self.policies, ""):
+            file = self.policies / name
+            if name.startswith(_OURS) or not file.is_file():
+                continue
+            with contextlib.suppress(OSError):
+                yield file.read_text(errors="surrogateescape")
 
     def abis(self) -> frozenset[str]:
         """Return the names of the policy abis that the node's own parser has files for."""
         folder = self.policies / "abi"
         return frozenset(file.name for file in folder.iterdir()) if folder.is_dir() else frozenset()
 
-    def first_lines(self, folder: Path, prefix: str) -> Iterator[str]:
-        """Yield the first line of each file in a folder whose name has a prefix."""
-        for file in sorted(folder.glob(f"{prefix}*")):
-            with contextlib.suppress(OSError), file.open(errors="replace") as text:
-                yield text.readline(512).rstrip("\n")
-
     def link(self, folder: Path, name: str, target: str) -> None:
         """Make a symbolic link, in place of whatever had that name."""
         if not _SAFE_FILE.match(name):
             raise ValueError(f"{name!r} is not a file name of Hauberk's")
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".{name}.new"
+        unfinished = folder / f".{name}{_UNFINISHED}"
         unfinished.unlink(missing_ok=True)
         unfinished.symlink_to(target)
         unfinished.replace(folder / name)

@@ -27,7 +27,8 @@ async def run(node: str, port: int) -> None:
     """Run a node's agent until SIGTERM."""
     host = Host()
     cluster = Cluster(AsyncClient(), node)
-    agent = Agent(host, cluster, AppArmor(host, Parser()), node)
+    backend = await AppArmor.open(host, Parser()) if host.has_apparmor() else None
+    agent = Agent(host, cluster, backend, node)
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -27,13 +27,29 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """Compile, load and read back a text; `revision` is the content's digest."""
+    """Compile, load and read back a text.
+
+    Attributes:
+        profile: name of the SecurityProfile.
+        uid: its UID.
+        revision: the content's digest.
+        mode: Enforce or Complain.
+        text: the policy.
+        installation: which store of SecurityProfiles the revision is from.
+        allow_attachment: the text may attach to programs of the host.
+        adopt: what the host owns under its names may be taken over.
+        drift: what someone else did to the recorded profile in this boot; empty for another reason to load.
+    """
 
     profile: str
     uid: str
     revision: str
     mode: str
     text: str
+    installation: str = ""
+    allow_attachment: bool = False
+    adopt: bool = False
+    drift: str = ""
 
     @property
     def key(self) -> Key:
@@ -78,7 +94,19 @@ class Remove:
         return Key("remove", self.holding.profile, self.holding.revision)
 
 
-Step = Load | Prune | Persist | Remove
+@dataclass(frozen=True)
+class Release:
+    """Put a permissive profile in the place of one that may go although tasks are confined by it."""
+
+    holding: Holding
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies this step."""
+        return Key("release", self.holding.profile, self.holding.revision)
+
+
+Step = Load | Prune | Persist | Remove | Release
 
 
 @dataclass(frozen=True)
@@ -110,10 +138,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps to take, and the problems that no step can mend, by profile."""
+    """Steps to take, the problems that no step can mend, and what is held without a revision, by profile."""
 
     steps: tuple[Step, ...]
     problems: Mapping[str, Problem]
+    orphans: frozenset[str] = frozenset()
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -129,9 +158,14 @@ def plan(snapshot: Snapshot) -> Plan:
             steps.append(step)
         if problem:
             problems[profile] = problem
-    # What goes away goes first: a profile may take over a name that another gives up.
-    steps.sort(key=lambda step: not isinstance(step, Remove))
-    return Plan(tuple(steps), problems)
+    steps.sort(key=lambda step: _ORDER[type(step)])
+    orphans = {name for name, one in snapshot.holdings.items() if _orphan(one, wanted.get(name, []))}
+    return Plan(tuple(steps), problems, frozenset(orphans))
+
+
+# What goes away goes first: a profile may take over a name that another gives up. The disk comes last: what
+# the kernel holds does not wait for it.
+_ORDER: dict[type[Step], int] = {Remove: 0, Release: 1, Prune: 2, Load: 3, Persist: 4}
 
 
 def _by_profile(revisions: Iterable[ProfileRevision]) -> dict[str, list[ProfileRevision]]:
@@ -144,13 +178,52 @@ def _by_profile(revisions: Iterable[ProfileRevision]) -> dict[str, list[ProfileR
     return found
 
 
+def _withdrawn(revisions: Iterable[ProfileRevision]) -> dict[str, bool]:
+    """Return the UIDs of SecurityProfiles that are deleted, each with whether by force.
+
+    One withdrawn revision speaks for all of its SecurityProfile: they are withdrawn one after the other.
+    """
+    found: dict[str, bool] = {}
+    for revision in revisions:
+        if revision.spec.placement.withdrawn:
+            uid = revision.spec.profile_uid
+            found[uid] = found.get(uid, False) or revision.spec.placement.force
+    return found
+
+
+def _orphan(holding: Holding, revisions: list[ProfileRevision]) -> bool:
+    """Return whether no revision says what is to become of a profile that is held."""
+    gone = _withdrawn(revisions)
+    told = holding.uid in gone or any(one.spec.profile_uid not in gone for one in revisions)
+    return not told and not holding.released
+
+
 def _one(
     profile: str, revisions: list[ProfileRevision], snapshot: Snapshot
 ) -> tuple[Step | None, Problem | None]:
     holding = snapshot.holdings.get(profile)
-    if not revisions:
-        # Absence is not deletion: what is loaded stays, and stays repaired, until someone says otherwise.
-        return (_repair(holding, snapshot) if holding else None), None
+    gone = _withdrawn(revisions)
+    live = [one for one in revisions if one.spec.profile_uid not in gone]
+    if live:
+        return _wanted(profile, live, holding, snapshot)
+    if holding is None:
+        return None, None
+    if holding.released or holding.uid in gone:
+        return _going(holding, snapshot, force=gone.get(holding.uid, False)), None
+    # Absence is not deletion: what is loaded stays, and stays repaired, until someone says otherwise.
+    return _repair(holding, snapshot), None
+
+
+def _going(holding: Holding, snapshot: Snapshot, *, force: bool) -> Step:
+    step = Remove(holding)
+    met = snapshot.refused.get(step.key)
+    in_use = met is not None and met.reason == Reason.IN_USE
+    return Release(holding) if force and in_use and not holding.released else step
+
+
+def _wanted(
+    profile: str, revisions: list[ProfileRevision], holding: Holding | None, snapshot: Snapshot
+) -> tuple[Step | None, Problem | None]:
     newest = revisions[0].spec
     if newest.contract > CONTRACT:
         problem = _problem(
@@ -160,9 +233,9 @@ def _one(
         )
         return (_repair(holding, snapshot) if holding else None), problem
     placement = newest.placement
-    if placement.withdrawn or not placement.node_selector.matches(dict(snapshot.labels)):
+    if not placement.node_selector.matches(dict(snapshot.labels)):
         return (Remove(holding) if holding else None), None
-    if placement.suspend and holding:
+    if placement.suspend and holding and not holding.released:
         return _repair(holding, snapshot), None
     return _newest_that_works(profile, revisions, holding, snapshot)
 
@@ -183,11 +256,25 @@ def _newest_that_works(
             if holding:
                 return _repair(holding, snapshot), problem
             continue
-        if holding and (holding.revision, holding.uid) == (digest, revision.spec.profile_uid):
+        held = (holding.revision, holding.uid, holding.installation) if holding else None
+        if holding and held == (digest, revision.spec.profile_uid, revision.spec.installation):
             return _repair(holding, snapshot), problem
-        content = revision.spec.content
-        return Load(profile, revision.spec.profile_uid, digest, content.mode, text.text), problem
+        return _load(revision, text.text, adopt=revisions[0].spec.placement.adopt), problem
     return None, problem
+
+
+def _load(revision: ProfileRevision, text: str, *, adopt: bool) -> Load:
+    spec = revision.spec
+    return Load(
+        profile=spec.profile,
+        uid=spec.profile_uid,
+        revision=spec.content.digest,
+        mode=spec.content.mode,
+        text=text,
+        installation=spec.installation,
+        allow_attachment=spec.content.allow_attachment,
+        adopt=adopt,
+    )
 
 
 def _text(revision: ProfileRevision, facts_key: str) -> Text | None:
@@ -201,8 +288,17 @@ def _problem(revision: ProfileRevision, reason: Reason, message: str) -> Problem
 
 def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
     """Return the step that makes kernel and disk hold a recorded profile exactly; None where they do."""
-    if mismatch(holding, snapshot.kernel, snapshot.boot_id):
-        return Load(holding.profile, holding.uid, holding.revision, holding.mode, holding.text)
+    if wrong := mismatch(holding, snapshot.kernel, snapshot.boot_id):
+        return Load(
+            profile=holding.profile,
+            uid=holding.uid,
+            revision=holding.revision,
+            mode=holding.mode,
+            text=holding.text,
+            installation=holding.installation,
+            allow_attachment=holding.allow_attachment,
+            drift=wrong if holding.boot_id == snapshot.boot_id else "",
+        )
     if stale := stale_names(holding, snapshot.holdings, snapshot.kernel):
         return Prune(holding, stale)
     written = snapshot.boot_files.get(holding.profile) == holding.revision

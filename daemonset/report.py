@@ -5,11 +5,24 @@ Called by `agent` after each round; `cluster` writes the result, and only when i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from ..crds.models import Backend, Facts, Metadata, NodeStatus, OwnerReference, Problem, ProfileNode
+from ..crds.models import (
+    Backend,
+    Facts,
+    Metadata,
+    NodeStatus,
+    Orphan,
+    OwnerReference,
+    Problem,
+    ProfileNode,
+    Remark,
+    Repairs,
+)
 from ..crds.reasons import Reason
 from ..profiles.parser import plain
+from .drift import Drift
 from .holdings import Holding
 from .host import Loaded
 from .plan import mismatch
@@ -17,30 +30,61 @@ from .plan import mismatch
 DIGEST_LENGTH = 10
 # The CRD takes no more: past it the worst is known anyway, and the object stays small.
 PROBLEMS = 512
+REMARKS = 16
+
+
+@dataclass(frozen=True)
+class Told:
+    """What there is to say beside what the kernel holds.
+
+    Attributes:
+        problems: by profile.
+        orphans: profiles that are held and that no revision speaks of.
+        drifts: what others did, by profile.
+        remarks: on the node itself.
+    """
+
+    problems: Mapping[str, Problem] = field(default_factory=dict[str, Problem])
+    orphans: frozenset[str] = frozenset()
+    drifts: Mapping[str, Drift] = field(default_factory=dict[str, Drift])
+    remarks: Sequence[Remark] = ()
 
 
 def backend(
-    holdings: Mapping[str, Holding],
-    kernel: Mapping[str, Loaded],
-    problems: Mapping[str, Problem],
-    boot_id: str,
+    holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded], told: Told, boot_id: str
 ) -> Backend:
     """Return the AppArmor section: only what the kernel was just read to hold counts as loaded."""
     profiles: dict[str, str] = {}
-    told = {
+    problems = {
         name: Problem(revision=problem.revision, reason=problem.reason, message=plain(problem.message))
-        for name, problem in problems.items()
+        for name, problem in told.problems.items()
     }
     for name, holding in sorted(holdings.items()):
+        if holding.released:
+            continue  # what is loaded is no revision of it
         if wrong := mismatch(holding, kernel, boot_id):
-            told.setdefault(
+            problems.setdefault(
                 name, Problem(revision=holding.revision, reason=Reason.NOT_IN_KERNEL, message=plain(wrong))
             )
             continue
         first = kernel[holding.names[0]]
         digest = (first.digest or "-")[:DIGEST_LENGTH]
         profiles[name] = f"{holding.revision}/{first.mode}/{digest}"
-    return Backend(profiles=profiles, problems=dict(sorted(told.items())[:PROBLEMS]))
+    return Backend(
+        profiles=profiles,
+        problems=dict(sorted(problems.items())[:PROBLEMS]),
+        orphans={
+            name: Orphan(uid=holdings[name].uid, installation=holdings[name].installation)
+            for name in sorted(told.orphans)[:PROBLEMS]
+        },
+        repairs={
+            name: Repairs(count=drift.count, message=plain(drift.message))
+            for name, drift in sorted(told.drifts.items())[:PROBLEMS]
+        },
+        remarks=[
+            Remark(reason=remark.reason, message=plain(remark.message)) for remark in told.remarks[:REMARKS]
+        ],
+    )
 
 
 def summary(section: Backend | None) -> str:
@@ -48,9 +92,14 @@ def summary(section: Backend | None) -> str:
     if section is None:
         return "unsupported"
     wanted = len(section.profiles.keys() | section.problems.keys())
-    told = f"{len(section.profiles)}/{wanted}"
-    failed = len(section.problems)
-    return f"{told}, {failed} failed" if failed else told
+    told = [f"{len(section.profiles)}/{wanted}"]
+    if section.problems:
+        told.append(f"{len(section.problems)} failed")
+    if section.orphans:
+        told.append(f"{len(section.orphans)} orphaned")
+    if section.remarks:
+        told.append(f"{len(section.remarks)} remark{'' if len(section.remarks) == 1 else 's'}")
+    return ", ".join(told)
 
 
 def profile_node(

@@ -16,12 +16,13 @@ from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import create_global_resource
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import Event, Node, Pod
+from lightkube.resources.core_v1 import Event, Namespace, Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.errors import ClusterFault
-from ..crds.models import ProfileStatus, SecurityProfile, encode
+from ..crds.models import ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
 from ..crds.names import (
     AGENT,
     AGENT_COMPONENT,
@@ -37,14 +38,23 @@ from ..crds.names import (
     VERSION,
 )
 from ..crds.reasons import Reason
-from .desired import AddFinalizer, CreateRevision, DeleteRevision, Place, RemoveFinalizer, Write
+from .desired import (
+    AddFinalizer,
+    CreateRevision,
+    DeleteRevision,
+    Entomb,
+    Place,
+    RemoveFinalizer,
+    Write,
+)
+from .snapshot import Store
 
 _Profiles = create_global_resource(GROUP, VERSION, "SecurityProfile", SECURITY_PROFILES)
 _ProfilesStatus = _Profiles.Status
 _Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
 
-_NOT_FOUND, _CONFLICT = 404, 409
+_FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 
 # The kinds that the operator keeps in memory, by the plural names that kopf uses as well.
 _LISTED: dict[str, Any] = {
@@ -89,11 +99,10 @@ class Cluster:
         """
         try:
             match write:
-                case AddFinalizer(profile):
-                    await self._finalizers(profile, [*profile.metadata.finalizers, FINALIZER])
-                case RemoveFinalizer(profile):
-                    kept = [one for one in profile.metadata.finalizers if one != FINALIZER]
-                    await self._finalizers(profile, kept)
+                case AddFinalizer(profile) | RemoveFinalizer(profile):
+                    others = [one for one in profile.metadata.finalizers if one != FINALIZER]
+                    own = [FINALIZER] if isinstance(write, AddFinalizer) else []
+                    await self._finalizers(profile, others + own)
                 case CreateRevision(revision):
                     await self.client.create(_Revisions(**encode(revision)), field_manager=FIELD_MANAGER)
                 case Place(name, placement):
@@ -102,11 +111,71 @@ class Cluster:
                     await self.client.patch(_Revisions, name, change, patch_type=PatchType.JSON)
                 case DeleteRevision(name):
                     await self.client.delete(_Revisions, name)
+                case Entomb(tombstone):
+                    if await self._is_gone(tombstone):
+                        await self.client.create(_Revisions(**encode(tombstone)), field_manager=FIELD_MANAGER)
         except ApiError as error:
             if error.status.code not in (_NOT_FOUND, _CONFLICT):
                 raise _fault(f"{type(write).__name__} was not taken", error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise _fault(f"{type(write).__name__} was not sent", error) from error
+
+    async def _is_gone(self, tombstone: ProfileRevision) -> bool:
+        """Return whether a SecurityProfile was deleted, as the API server knows it now, not as a watch said.
+
+        What it is told of will be unloaded, so neither a late watch nor kinds that are going away may decide.
+        """
+        store = await self.store()
+        if store.terminating or store.installation != tombstone.spec.installation:
+            return False
+        try:
+            body = await self.client.get(_Profiles, tombstone.spec.profile)
+        except ApiError as error:
+            if error.status.code == _NOT_FOUND:
+                return True
+            raise
+        return decode(SecurityProfile, body).metadata.uid != tombstone.spec.profile_uid
+
+    async def store(self) -> Store:
+        """Return where SecurityProfiles are kept now.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        found: dict[str, ObjectMeta] = {}
+        for plural in (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES):
+            try:
+                crd = await self.client.get(CustomResourceDefinition, f"{plural}.{GROUP}")
+            except ApiError as error:
+                if error.status.code == _NOT_FOUND:
+                    return Store(terminating=True)
+                raise _fault(f"the definition of {plural} can't be read", error) from error
+            except (httpx2.HTTPError, OSError) as error:
+                raise _fault(f"the definition of {plural} can't be read", error) from error
+            found[plural] = crd.metadata or ObjectMeta()
+        return Store(
+            installation=found[SECURITY_PROFILES].uid or "",
+            terminating=any(one.deletionTimestamp for one in found.values()),
+        )
+
+    async def leaving(self) -> bool:
+        """Return whether Hauberk is being uninstalled: its Deployment or its namespace is going or gone.
+
+        Rights to look may be gone as well by then: that says the same.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            namespace = await self.client.get(Namespace, self.namespace)
+            deployment = await self.client.get(Deployment, OPERATOR, namespace=self.namespace)
+        except ApiError as error:
+            if error.status.code in (_NOT_FOUND, _FORBIDDEN):
+                return True
+            raise _fault("the operator's own Deployment can't be read", error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault("the operator's own Deployment can't be read", error) from error
+        return any(one.metadata and one.metadata.deletionTimestamp for one in (namespace, deployment))
 
     async def _finalizers(self, profile: SecurityProfile, finalizers: list[str]) -> None:
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.

@@ -26,16 +26,27 @@ from ..crds.models import (
     SecurityProfile,
     decode,
 )
-from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from ..profiles.check import check
 from ..profiles.parser import Parser, fault_message
+from . import drift
 from .agents import Settings, manifest, settings_from
 from .aggregate import aggregate
 from .cluster import Cluster
-from .desired import desired
+from .desired import RemoveFinalizer, desired, tombstones
 from .publish import content_digest, judged_text, name_owners
-from .snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot, agent_view, node_view
+from .snapshot import (
+    Accepted,
+    AgentView,
+    Judgement,
+    NodeView,
+    Refusal,
+    Snapshot,
+    Store,
+    agent_view,
+    node_view,
+)
 
 log = structlog.get_logger()
 
@@ -43,6 +54,8 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
+# The kubelet gives a pod half a minute to end.
+LET_GO_SECONDS = 20.0
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
 # Texts judged at once: the parser is the operator's only real work.
 JUDGES = 2
@@ -74,6 +87,8 @@ class Controller:
     judging: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, asyncio.Task[None]])
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
+    store: Store = field(default_factory=Store)
+    repairs: drift.Counts | None = None
     daemonset_generation: int | None = None
     daemonset_applied: int | None = None
     ready: bool = False
@@ -83,7 +98,7 @@ class Controller:
 
     def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take note of an object as it is now."""
-        store: dict[str, Any] = self._stores()[plural]
+        store: dict[str, Any] = self._memory()[plural]
         if deleted:
             store.pop(name, None)
         else:
@@ -105,7 +120,7 @@ class Controller:
         self.daemonset_generation = generation
         self.wake.set()
 
-    def _stores(self) -> dict[str, dict[str, Any]]:
+    def _memory(self) -> dict[str, dict[str, Any]]:
         return {
             SECURITY_PROFILES: self.profiles,
             PROFILE_REVISIONS: self.revisions,
@@ -130,7 +145,8 @@ class Controller:
         Raises:
             ClusterFault: the API can't be read.
         """
-        for plural, store in self._stores().items():
+        self.store = await self.cluster.store()
+        for plural, store in self._memory().items():
             before = dict(store)
             present: set[str] = set()
             async for body in self.cluster.listing(plural):
@@ -186,6 +202,7 @@ class Controller:
             agents=agents | absent,
             judgements=dict(self.judgements),
             now=now,
+            store=self.store,
         )
 
     async def reconcile(self) -> None:
@@ -194,6 +211,8 @@ class Controller:
         Raises:
             ClusterFault: a write was not taken; all others were made all the same.
         """
+        if any(one.metadata.deletion_timestamp for one in self.profiles.values()):
+            self.store = await self.cluster.store()  # a deletion means nothing while all kinds go away
         snapshot = self.snapshot()
         self._judge(snapshot)
         owners = name_owners(snapshot)
@@ -205,6 +224,11 @@ class Controller:
                 faults.append(fault)
             except Exception:  # nor must a bug
                 log.exception("bug", profile=name)
+        for work in (self._keep_tombstones, self._tell_repairs):
+            try:
+                await work(snapshot)
+            except ClusterFault as fault:
+                faults.append(fault)
         await self._keep_daemonset()
         if faults:
             raise faults[0]
@@ -218,6 +242,46 @@ class Controller:
         status = aggregate(profile, snapshot, owners)
         if status != profile.status:
             await self._write_status(name, profile, status)
+
+    async def _keep_tombstones(self, snapshot: Snapshot) -> None:
+        for write in tombstones(snapshot):
+            log.info("write", what=type(write).__name__, object=_object_of(write))
+            await self.cluster.carry_out(write)
+
+    async def _tell_repairs(self, snapshot: Snapshot) -> None:
+        """Record an Event for what agents repaired; what they told before this operator started is old."""
+        before, self.repairs = self.repairs, drift.counts(snapshot)
+        for one in drift.news(before, snapshot) if before is not None else []:
+            if profile := snapshot.profiles.get(one.profile):
+                await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+
+    async def let_go(self) -> None:
+        """Take the finalizer off every SecurityProfile if Hauberk is being uninstalled.
+
+        Nobody would be left to do it, and the nodes keep what they hold.
+        """
+        if not await self.cluster.leaving():
+            return
+        log.info("uninstalled", profiles=len(self.profiles))
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ClusterFault),
+            wait=tenacity.wait_fixed(RETRY_SECONDS[0]),
+            stop=tenacity.stop_after_delay(LET_GO_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                await self._drop_finalizers()
+
+    async def _drop_finalizers(self) -> None:
+        """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""
+        kept = 0
+        async for body in self.cluster.listing(SECURITY_PROFILES):
+            profile = decode(SecurityProfile, body)
+            if FINALIZER in profile.metadata.finalizers:
+                kept += 1
+                await self.cluster.carry_out(RemoveFinalizer(profile))
+        if kept:
+            raise ClusterFault(Reason.TERMINATING, f"{kept} finalizers were there still")
 
     async def _write_status(self, name: str, profile: SecurityProfile, status: ProfileStatus) -> None:
         await self.cluster.write_status(name, status)
@@ -287,7 +351,7 @@ class Controller:
 
 
 def _object_of(write: Any) -> str:
-    for held in (getattr(write, "profile", None), getattr(write, "revision", None)):
+    for held in (getattr(write, of, None) for of in ("profile", "revision", "tombstone")):
         if held is not None:
             return held if isinstance(held, str) else held.metadata.name
     return ""

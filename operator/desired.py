@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile
-from ..crds.names import FINALIZER
+from ..crds.names import FINALIZER, FORCE_DELETE
 from ..crds.reasons import NodeState
-from .publish import content_digest, judgement, placement, wanted_revision
+from .publish import NO_CONTENT, content_digest, judgement, placement, tombstone, wanted_revision
 from .rollout import nodes_still_holding, on_nodes
 from .snapshot import Accepted, Snapshot
 
@@ -53,7 +53,14 @@ class DeleteRevision:
     revision: str
 
 
-Write = AddFinalizer | RemoveFinalizer | CreateRevision | Place | DeleteRevision
+@dataclass(frozen=True)
+class Entomb:
+    """Tell the agents that still hold a profile that its object was deleted, once that is sure."""
+
+    tombstone: ProfileRevision
+
+
+Write = AddFinalizer | RemoveFinalizer | CreateRevision | Place | DeleteRevision | Entomb
 
 
 def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> list[Write]:
@@ -74,24 +81,29 @@ def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, s
 def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:
     if FINALIZER not in profile.metadata.finalizers:
         return
+    if snapshot.store.terminating:
+        # Nobody deleted this profile: all of Hauberk's kinds go away. What the nodes hold they keep.
+        yield RemoveFinalizer(profile)
+        return
     revisions = snapshot.revisions_of(profile)
-    waiting = [one for one in revisions if not one.spec.placement.withdrawn]
-    for one in waiting:
-        before = one.spec.placement
-        yield Place(
-            one.metadata.name,
-            Placement(
-                sequence=before.sequence,
-                node_selector=before.node_selector,
-                suspend=before.suspend,
-                withdrawn=True,
-            ),
-        )
+    withdrawn = [(one, _withdrawn(one.spec.placement, profile)) for one in revisions]
+    waiting = [Place(one.metadata.name, to) for one, to in withdrawn if one.spec.placement != to]
+    yield from waiting
     if waiting or nodes_still_holding(profile.metadata.name, snapshot):
         return
     for one in revisions:
         yield DeleteRevision(one.metadata.name)
     yield RemoveFinalizer(profile)
+
+
+def _withdrawn(before: Placement, profile: SecurityProfile) -> Placement:
+    return Placement(
+        sequence=before.sequence,
+        node_selector=before.node_selector,
+        suspend=before.suspend,
+        withdrawn=True,
+        force=profile.metadata.annotations.get(FORCE_DELETE) == "true",
+    )
 
 
 def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot) -> Iterator[Write]:
@@ -104,7 +116,7 @@ def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot
         if revisions and revisions[0].spec.placement != placement(profile):
             yield Place(revisions[0].metadata.name, placement(profile))
         return
-    wanted = wanted_revision(profile, accepted)
+    wanted = wanted_revision(profile, accepted, snapshot.store.installation)
     there = snapshot.revisions.get(wanted.metadata.name)
     if there is None:
         yield CreateRevision(wanted)
@@ -112,6 +124,26 @@ def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot
         yield DeleteRevision(wanted.metadata.name)  # of an earlier object of that name
     elif there.spec.placement != wanted.spec.placement:
         yield Place(wanted.metadata.name, wanted.spec.placement)
+
+
+def tombstones(snapshot: Snapshot) -> list[Write]:
+    """Return the writes that tell agents of profiles whose deletion they missed, and that end such telling.
+
+    An agent that finds no revision for what it holds unloads nothing: absence is not deletion. It reports
+    an orphan. Only one of this very store, which has no object of that UID any more, was deleted.
+    """
+    alive = {profile.metadata.uid for profile in snapshot.profiles.values()}
+    needed: dict[str, ProfileRevision] = {}
+    for report in snapshot.reports.values():
+        section = report.status.app_armor
+        for profile, orphan in (section.orphans if section else {}).items():
+            if orphan.installation and orphan.installation == snapshot.store.installation:
+                stone = tombstone(profile, orphan)
+                if orphan.uid not in alive:
+                    needed[stone.metadata.name] = stone
+    there = {one.metadata.name for one in snapshot.revisions.values() if one.spec.content == NO_CONTENT}
+    writes: list[Write] = [Entomb(stone) for name, stone in sorted(needed.items()) if name not in there]
+    return writes + [DeleteRevision(name) for name in sorted(there - needed.keys())]
 
 
 def _superseded(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:

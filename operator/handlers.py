@@ -59,6 +59,7 @@ def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop
     async def finish(memo: Any, **_: Any) -> None:
         memo.task.cancel()
         await asyncio.wait({memo.task})
+        await controller.let_go()
 
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:

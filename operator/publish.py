@@ -11,6 +11,7 @@ from ..crds import names
 from ..crds.models import (
     Content,
     Metadata,
+    Orphan,
     OwnerReference,
     Placement,
     ProfileRevision,
@@ -21,6 +22,9 @@ from ..crds.models import (
 )
 from ..crds.reasons import Reason
 from .snapshot import Accepted, Judgement, Refusal, Snapshot
+
+# What a tombstone has.
+NO_CONTENT = Content()
 
 
 def policy_of(spec: ProfileSpec) -> tuple[str, str]:
@@ -34,7 +38,11 @@ def policy_of(spec: ProfileSpec) -> tuple[str, str]:
 def content_digest(profile: SecurityProfile) -> str:
     """Return the digest that names the content which the user asks for now."""
     policy, mode = policy_of(profile.spec)
-    return names.digest(profile.spec.type, policy, mode)
+    return names.digest(profile.spec.type, policy, mode, allow_attachment=_attaches(profile.spec))
+
+
+def _attaches(spec: ProfileSpec) -> bool:
+    return spec.app_armor is not None and spec.app_armor.allow_attachment
 
 
 def judgement(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> Judgement | None:
@@ -91,7 +99,7 @@ def _held(profile: SecurityProfile, snapshot: Snapshot) -> set[str]:
     }
 
 
-def wanted_revision(profile: SecurityProfile, accepted: Accepted) -> ProfileRevision:
+def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: str) -> ProfileRevision:
     """Return the revision that carries what the user asks for now."""
     policy, mode = policy_of(profile.spec)
     digest = content_digest(profile)
@@ -112,8 +120,31 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted) -> ProfileRevi
             profile_uid=profile.metadata.uid,
             type=profile.spec.type,
             contract=names.CONTRACT,
-            content=Content(digest=digest, mode=mode, texts=[Text(text=policy, names=list(accepted.names))]),
+            installation=installation,
+            content=Content(
+                digest=digest,
+                mode=mode,
+                texts=[Text(text=policy, names=list(accepted.names))],
+                allow_attachment=_attaches(profile.spec),
+            ),
             placement=placement(profile),
+        ),
+    )
+
+
+def tombstone(profile: str, orphan: Orphan) -> ProfileRevision:
+    """Return the revision that tells agents of the end of a SecurityProfile."""
+    return ProfileRevision(
+        metadata=Metadata(
+            name=names.tombstone_name(profile, orphan.uid), labels={names.LABEL_PROFILE: profile}
+        ),
+        spec=RevisionSpec(
+            profile=profile,
+            profile_uid=orphan.uid,
+            type="AppArmor",
+            contract=names.CONTRACT,
+            installation=orphan.installation,
+            placement=Placement(sequence=0, withdrawn=True),
         ),
     )
 
@@ -122,5 +153,8 @@ def placement(profile: SecurityProfile) -> Placement:
     """Return where the profile goes now."""
     spec = profile.spec
     return Placement(
-        sequence=profile.metadata.generation, node_selector=spec.node_selector, suspend=spec.suspend
+        sequence=profile.metadata.generation,
+        node_selector=spec.node_selector,
+        suspend=spec.suspend,
+        adopt=spec.adopt,
     )

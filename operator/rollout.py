@@ -95,12 +95,16 @@ def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
 
 
 def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:
-    """Return the reachable nodes whose kernel holds any revision of a profile, each with the reason."""
+    """Return the nodes whose kernel holds any revision of a profile, each with the reason.
+
+    Without those that nobody can reach now: a tombstone will tell them when they are back.
+    """
     holding: dict[str, str] = {}
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)
         section = report.status.app_armor if report else None
-        if node.ready and section and profile in section.profiles:
+        reachable = node.ready and not agent_down(node, snapshot.agents.get(name), snapshot.now)
+        if reachable and section and profile in section.profiles:
             problem = section.problems.get(profile)
             holding[name] = problem.message if problem else ""
     return holding

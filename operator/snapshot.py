@@ -72,8 +72,30 @@ Judgement = Accepted | Refusal
 
 
 @dataclass(frozen=True)
+class Store:
+    """Where SecurityProfiles are kept: their CustomResourceDefinition, and whether Hauberk's are going away.
+
+    Its UID is the installation: with another one, what this API server has never heard of proves nothing.
+    """
+
+    installation: str = ""
+    terminating: bool = False
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """Everything that decisions rest on; `judgements` are keyed by content digest."""
+    """Everything that decisions rest on.
+
+    Attributes:
+        profiles: by name, as all the following but one.
+        revisions: of all profiles.
+        reports: what the nodes' agents told.
+        nodes: of the cluster.
+        agents: by their node's name.
+        judgements: on texts, by content digest.
+        now: when all this was so.
+        store: where the profiles are kept.
+    """
 
     profiles: Mapping[str, SecurityProfile]
     revisions: Mapping[str, ProfileRevision]
@@ -82,6 +104,7 @@ class Snapshot:
     agents: Mapping[str, AgentView]
     judgements: Mapping[str, Judgement]
     now: datetime
+    store: Store = Store()
 
     def revisions_of(self, profile: SecurityProfile) -> list[ProfileRevision]:
         """Return the profile's own revisions, the wanted one first."""

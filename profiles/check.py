@@ -53,7 +53,7 @@ async def check(spec: ProfileSpec, parser: Parser) -> Verdict:
     refuse_text(policy)
     binary = await parser.compile(policy, mode)
     defined = compiled.read(binary)
-    refuse_defined(defined, mode)
+    refuse_defined(defined, mode, allow_attachment=spec.app_armor.allow_attachment)
     refuse_unconfined(policy, defined)
     return Verdict(tuple(one.name for one in defined))
 
@@ -90,7 +90,7 @@ def includes(policy: str) -> list[tuple[int, str]]:
     return [(policy.count("\n", 0, found.start(1)) + 1, found[1]) for found in _OPENS.finditer(policy)]
 
 
-def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:
+def refuse_defined(defined: list[compiled.Defined], mode: str, *, allow_attachment: bool = False) -> None:
     """Refuse profiles that may not be loaded under the names, modes or attachments that they have.
 
     Raises:
@@ -108,11 +108,12 @@ def refuse_defined(defined: list[compiled.Defined], mode: str) -> None:
     for one in defined:
         _refuse_name(one)
         _refuse_orphan(one.name, {other.name for other in defined})
-        if one.attaches:
+        if one.attaches and not allow_attachment:
             raise InputFault(
                 Reason.ATTACHMENT_REFUSED,
                 f"profile {one.name} attaches to programs of the host by their path, which would confine the "
-                "node itself; write `profile NAME {` without a path, pods name it in their securityContext",
+                "node itself; write `profile NAME {` without a path, pods name it in their securityContext "
+                "(spec.appArmor.allowAttachment lifts this, for who has the right to set it)",
             )
         if one.mode == "complain" and mode == "Enforce":
             raise InputFault(

@@ -3,13 +3,15 @@
 Called by `check` (may this text be published?) and by the agent (compile and load it here). A text comes
 from a user and is hostile: it may never stop compiling, allocate without end or print without end, so
 each run gets a session of its own, limits, and dies as a whole group. No text ever touches a file or a
-command line here: everything goes through the parser's standard input and output.
+command line here: it goes through the parser's standard input and output. Files are named for loading only:
+policy that was compiled before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import resource
@@ -28,6 +30,7 @@ _NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
 # changed between 3.0 and 4.1 and depends on where the text came from.
 _AT_LINE = re.compile(r"^AppArmor parser error.*? at line (?P<line>\d+): (?P<words>.*)$")
 _IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
+_LOAD = ("--replace", "--binary", "--skip-cache", "--jobs=0")
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
@@ -81,6 +84,20 @@ class Parser:
             raise NodeFault(Reason.LOAD_FAILED, f"{self.program} does not tell its version")
         return found[1]
 
+    async def fingerprint(self) -> str:
+        """Return a digest of everything but the text and the kernel that decides what a text compiles to.
+
+        Raises:
+            NodeFault: the parser can't be run.
+        """
+        found = hashlib.sha256((await self.version()).encode())
+        for file in sorted(path for path in self.base.rglob("*") if path.is_file()):
+            found.update(f"\0{file.relative_to(self.base)}\0".encode(errors="surrogateescape"))
+            found.update(file.read_bytes())
+        if self.features:
+            found.update(self.features.read_bytes())
+        return found.hexdigest()
+
     async def names(self, text: str) -> list[str]:
         """Return the kernel names that a text defines, the parser's order, children as `parent//child`.
 
@@ -111,15 +128,20 @@ class Parser:
         run = await self._judge("--skip-kernel-load", "--skip-cache", "--preprocess", text=text.encode())
         return run.stdout.decode(errors="replace")
 
-    async def load(self, compiled: bytes) -> None:
-        """Load or replace compiled policy in the running kernel, all its profiles at once.
+    async def load(self, *compiled: Path | bytes) -> None:
+        """Load or replace compiled policy in the running kernel; the kernel takes or refuses each whole.
+
+        All files go in one run, which goes on after one that is refused: the kernel tells what came of it.
 
         Raises:
-            NodeFault: the kernel refuses it.
+            NodeFault: the kernel refuses one of them at least; the message is of the first.
         """
-        run = await self._run("--replace", "--binary", "--skip-cache", stdin=compiled)
-        if run.code or run.exceeded:
-            raise NodeFault(Reason.LOAD_FAILED, words(run.stderr) or f"the load ended with {run.code}")
+        files = [str(one) for one in compiled if isinstance(one, Path)]
+        runs = [await self._run(*_LOAD, *files)] if files else []
+        runs += [await self._run(*_LOAD, stdin=one) for one in compiled if isinstance(one, bytes)]
+        for run in runs:
+            if run.code or run.exceeded:
+                raise NodeFault(Reason.LOAD_FAILED, words(run.stderr) or f"the load ended with {run.code}")
 
     async def _judge(self, *options: str, text: bytes) -> Run:
         features = [f"--kernel-features={self.features}"] if self.features else []

@@ -1,0 +1,57 @@
+"""Keeps what the host had loaded under a name that a SecurityProfile with `adopt` took over.
+
+Used by `apparmor`: written to the node's disk before the host's profile is replaced, read when it is given
+back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from .host import Host
+
+log = structlog.get_logger()
+
+
+class Original(msgspec.Struct, frozen=True):
+    """One top-level profile of the host's, with its children.
+
+    Attributes:
+        name: as the kernel lists it.
+        modes: the names that it defines, each with the kernel's word for its mode.
+        policy: what gives exactly it back when it is loaded.
+    """
+
+    name: str
+    modes: dict[str, str]
+    policy: bytes
+
+
+def folder(host: Host) -> Path:
+    """Return where the originals are."""
+    return host.state / "adopted"
+
+
+def read(host: Host, profile: str) -> list[Original]:
+    """Return what a SecurityProfile took over from the host; nothing where the file was torn."""
+    content = host.read(folder(host), f"{profile}.json")
+    try:
+        return msgspec.json.decode(content, type=list[Original]) if content else []
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("what the host had can't be given back", profile=profile, error=str(error))
+        return []
+
+
+def write(host: Host, profile: str, originals: list[Original]) -> None:
+    """Keep what a SecurityProfile takes over; none: nothing is left to give back.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    if originals:
+        host.write(folder(host), f"{profile}.json", msgspec.json.encode(originals))
+    else:
+        host.delete(folder(host), f"{profile}.json")

@@ -1,0 +1,87 @@
+"""Compiles what is about to be loaded, beside the loop: a text that takes long holds up none that does not.
+
+Used by `agent`, which takes what is ready and loads it in one go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+
+from .apparmor import Prepared
+from .plan import Key, Load
+
+# Texts compiled at once: the node's processors are its pods'.
+AT_ONCE = 2
+# How long what is compiled waits for what still is, so that both go into the kernel in one run.
+GATHER_SECONDS = 0.25
+
+
+@dataclass
+class Compiling:
+    """What is being compiled, and what is ready to be loaded.
+
+    Attributes:
+        prepare: compiles one text; raises a Fault where it is refused.
+        failed: is told of whatever `prepare` raised.
+        wake: is set whenever something became ready or failed.
+    """
+
+    prepare: Callable[[Load], Awaitable[Prepared]]
+    failed: Callable[[Key, Exception], None]
+    wake: asyncio.Event
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    tasks: dict[Key, asyncio.Task[None]] = field(default_factory=dict[Key, "asyncio.Task[None]"])
+    ready: dict[Key, Prepared] = field(default_factory=dict[Key, Prepared])
+    since: float = 0.0
+
+    def want(self, steps: Collection[Load]) -> None:
+        """Compile these and nothing else: what is no longer wanted is ended or dropped."""
+        wanted = {step.key: step for step in steps}
+        for key in self.tasks.keys() - wanted.keys():
+            self.tasks.pop(key).cancel()
+        self.ready = {key: one for key, one in self.ready.items() if _same(one.step, wanted.get(key))}
+        for key, step in wanted.items():
+            if key not in self.ready and key not in self.tasks:
+                self.tasks[key] = asyncio.create_task(self._one(key, step))
+
+    def take(self) -> list[Prepared]:
+        """Return what is to be loaded now: all that is ready, unless more is about to be."""
+        if not self.ready or self.due() > time.monotonic():
+            return []
+        taken = list(self.ready.values())
+        self.ready = {}
+        return taken
+
+    def due(self) -> float:
+        """Return when `take` will give what is ready (monotonic seconds); infinity where nothing is."""
+        if not self.ready:
+            return float("inf")
+        return self.since + GATHER_SECONDS if self.tasks else self.since
+
+    def close(self) -> None:
+        """End whatever is being compiled."""
+        self.want(())
+
+    async def _one(self, key: Key, step: Load) -> None:
+        try:
+            async with self.slots:
+                prepared = await self.prepare(step)
+        except Exception as error:  # noqa: BLE001 - told to the loop, which knows a fault from a bug
+            self.failed(key, error)
+        else:
+            if not self.ready:
+                self.since = time.monotonic()
+            self.ready[key] = prepared
+        finally:
+            if self.tasks.get(key) is asyncio.current_task():
+                del self.tasks[key]
+            self.wake.set()
+
+
+def _same(step: Load, wanted: Load | None) -> bool:
+    """Return whether what was compiled for one step is as good for another: why it is loaded is no matter."""
+    return wanted is not None and dataclasses.replace(step, drift=wanted.drift) == wanted
