@@ -227,6 +227,44 @@ def agent_pod(node: str) -> str:
     return eventually(there)
 
 
+def agent_ready(node: str) -> bool:
+    body = get("pod", agent_pod(node), f"--namespace={SYSTEM}")
+    return condition(body, "Ready").get("status") == "True"
+
+
+def restart_agent(node: str) -> None:
+    """Replace a node's agent by a new pod and wait until that has reported."""
+    old = agent_pod(node)
+    remove(f"pod/{old}", f"--namespace={SYSTEM}", "--now")
+    eventually(lambda: agent_pod(node) != old and agent_ready(node))
+
+
+def policy_revision(node: str) -> int:
+    """Return the kernel's count of policy changes: it moves with every load, replacement and removal."""
+    # Its reader waits at the end for the next change: read one line of it.
+    return int(on_node(node, "head", "--lines=1", "/sys/kernel/security/apparmor/revision"))
+
+
+def load_by_hand(node: str, policy: str) -> None:
+    """Load policy as the node's administrator would, past Hauberk."""
+    on_node(node, "sh", "-c", 'printf %s "$1" | apparmor_parser --replace --skip-cache', "sh", policy)
+
+
+def unload_by_hand(node: str, name: str) -> None:
+    on_node(node, "sh", "-c", 'printf %s "$1" > /sys/kernel/security/apparmor/.remove', "sh", name)
+
+
+def events(name: str, reason: str) -> list[str]:
+    """Return the messages of the Events with a reason on a SecurityProfile."""
+    found = get("events", f"--field-selector=involvedObject.name={name},reason={reason}")["items"]
+    return [one["message"] for one in found]
+
+
+def report(node: str) -> dict[str, Any]:
+    """Return what a node's agent told of AppArmor."""
+    return get("profilenode", node)["status"]["appArmor"]
+
+
 def expected_hash(node: str, policy: str) -> str:
     """Return the raw hash that a kernel should give a policy: the image's parser compiles it anew there."""
     done = subprocess.run(

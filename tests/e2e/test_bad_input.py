@@ -18,11 +18,12 @@ from tests.e2e.cluster import (
     get,
     kernel,
     kubectl,
+    load_by_hand,
     ok,
-    on_node,
     profile,
     ready,
     remove,
+    unload_by_hand,
     wait_ready,
 )
 
@@ -37,6 +38,7 @@ REFUSED = {
     "path-name": ("/usr/bin/containerd { file, }\n", "AttachmentRefused", "without a path"),
     "namespace": ("profile :other:bad { file, }\n", "NameUnusable", "namespace other"),
     "protected": ("profile cri-containerd.apparmor.d { file, }\n", "NameProtected", "container runtime"),
+    "unconfined": ("profile bad flags=(unconfined) { file, }\n", "ModeMismatch", "would confine nothing"),
     "complains": ("profile bad flags=(complain) { file, }\n", "ModeMismatch", "spec.appArmor.mode"),
 }
 
@@ -105,6 +107,17 @@ def test_the_wrong_shape_is_refused_by_kubectl_apply(spec: dict[str, object], wo
     assert kubectl("get", "secprof/shapeless").code != 0
 
 
+def test_a_text_that_never_stops_compiling_holds_up_nobody():
+    # The deterministic automaton for "an a, thirty letters before the end" has two to the thirtieth states.
+    apply(profile("endless", "profile endless {\n  /**a" + "?" * 30 + " rw,\n}\n"))
+    apply(profile("beside-it", deny_write("beside-it")))
+    wait_ready("beside-it", timeout=15)
+    assert ready("endless")[1] != "PolicyTooSlow"
+
+    eventually(lambda: ready("endless")[1] == "PolicyTooSlow")
+    assert "apparmor_parser gave up: the policy took over" in ready("endless")[2]
+
+
 def test_the_younger_of_two_profiles_of_one_name_is_told_who_holds_it():
     apply(profile("elder", deny_write("shared-name")))
     wait_ready("elder")
@@ -124,7 +137,7 @@ def test_the_younger_of_two_profiles_of_one_name_is_told_who_holds_it():
 
 def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
     for node in APPARMOR_NODES:
-        on_node(node, "sh", "-c", "printf 'profile of-the-host { file, }' | apparmor_parser -r")
+        load_by_hand(node, "profile of-the-host { file, }")
     held = {node: kernel(node)["of-the-host"] for node in APPARMOR_NODES}
     try:
         apply(profile("of-the-host", deny_write("of-the-host")))
@@ -139,7 +152,7 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
             assert kernel(node)["of-the-host"] == held[node]
     finally:
         for node in APPARMOR_NODES:
-            on_node(node, "sh", "-c", "printf of-the-host > /sys/kernel/security/apparmor/.remove")
+            unload_by_hand(node, "of-the-host")
 
 
 def test_a_type_that_is_not_served_yet_says_so():

@@ -12,7 +12,6 @@ from tests.e2e.cluster import (
     SYSTEM,
     agent_pod,
     apply,
-    condition,
     deny_write,
     eventually,
     get,
@@ -20,50 +19,24 @@ from tests.e2e.cluster import (
     kubectl,
     lab,
     ok,
-    on_node,
+    policy_revision,
     profile,
     ready,
     remove,
+    restart_agent,
     wait_ready,
 )
-
-# Its reader waits at the end for the next change: read one line of it.
-REVISION = "/sys/kernel/security/apparmor/revision"
-
-
-def policy_revision(node: str) -> int:
-    """Return the kernel's count of policy changes: it moves with every load, replacement and removal."""
-    return int(on_node(node, "head", "--lines=1", REVISION))
-
-
-def agent_ready(node: str) -> bool:
-    body = get("pod", agent_pod(node), f"--namespace={SYSTEM}")
-    return condition(body, "Ready").get("status") == "True"
 
 
 def test_an_agent_that_starts_again_loads_nothing_anew():
     apply(profile("kept", deny_write("kept")))
     wait_ready("kept")
     before = policy_revision("debian12")
-    old = agent_pod("debian12")
 
-    remove(f"pod/{old}", f"--namespace={SYSTEM}", "--now")
-    eventually(lambda: agent_pod("debian12") != old and agent_ready("debian12"))
+    restart_agent("debian12")
 
     assert ready("kept")[0] == "True"
     assert policy_revision("debian12") == before
-
-
-def test_what_someone_removes_by_hand_comes_back():
-    apply(profile("drifting", deny_write("drifting")))
-    wait_ready("drifting")
-    held = kernel("debian12")["drifting"]
-
-    on_node("debian12", "sh", "-c", "printf drifting > /sys/kernel/security/apparmor/.remove")
-    eventually(lambda: kernel("debian12").get("drifting") == held, within=10)
-    on_node("debian12", "sh", "-c", "printf 'profile drifting flags=(complain) { }' | apparmor_parser -r")
-    eventually(lambda: kernel("debian12").get("drifting") == held, within=10)
-    eventually(lambda: ready("drifting")[0] == "True")
 
 
 def test_a_node_that_reboots_is_not_ready_until_its_new_kernel_was_read():
