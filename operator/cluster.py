@@ -18,7 +18,7 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import Event, Namespace, Node, Pod
+from lightkube.resources.core_v1 import Event, Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.errors import ClusterFault
@@ -159,15 +159,14 @@ class Cluster:
         )
 
     async def leaving(self) -> bool:
-        """Return whether Hauberk is being uninstalled: its Deployment or its namespace is going or gone.
+        """Return whether Hauberk is being uninstalled: its Deployment is going or gone.
 
-        Rights to look may be gone as well by then: that says the same.
+        The right to look is mostly gone before it: that says the same.
 
         Raises:
             ClusterFault: the API can't be read.
         """
         try:
-            namespace = await self.client.get(Namespace, self.namespace)
             deployment = await self.client.get(Deployment, OPERATOR, namespace=self.namespace)
         except ApiError as error:
             if error.status.code in (_NOT_FOUND, _FORBIDDEN):
@@ -175,7 +174,7 @@ class Cluster:
             raise _fault("the operator's own Deployment can't be read", error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise _fault("the operator's own Deployment can't be read", error) from error
-        return any(one.metadata and one.metadata.deletionTimestamp for one in (namespace, deployment))
+        return bool(deployment.metadata and deployment.metadata.deletionTimestamp)
 
     async def _finalizers(self, profile: SecurityProfile, finalizers: list[str]) -> None:
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.

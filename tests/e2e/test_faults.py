@@ -11,6 +11,7 @@ from tests.e2e.cluster import (
     APPARMOR_NODES,
     SYSTEM,
     agent_pod,
+    agent_ready,
     apply,
     deny_write,
     eventually,
@@ -121,6 +122,7 @@ def agents_client(node: str) -> client.ApiClient:
     here = config.new_client_from_config()
     settings = client.Configuration(host=here.configuration.host)
     settings.ssl_ca_cert = here.configuration.ssl_ca_cert
+    eventually(lambda: agent_ready(node))
     token = ok(kubectl("exec", f"--namespace={SYSTEM}", agent_pod(node), "--", "cat", TOKEN))
     settings.api_key = {"authorization": f"Bearer {token}"}
     return client.ApiClient(settings)

@@ -30,7 +30,8 @@ def documents(*folders: Path) -> list[dict[str, Any]]:
     return found
 
 
-OBJECTS = documents(DEPLOY / "operator")
+OBJECTS = documents(DEPLOY / "operator", DEPLOY / "namespace")
+GUARDS = documents(DEPLOY / "crds")
 
 
 def one(kind: str, name: str) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def rules(kind: str, name: str) -> set[tuple[str, str, str]]:
     }
 
 
-@pytest.mark.parametrize("folder", [DEPLOY, DEPLOY / "crds", DEPLOY / "operator", ROOT / "crds"], ids=str)
+@pytest.mark.parametrize(
+    "folder", [DEPLOY, *(DEPLOY / name for name in ("crds", "namespace", "operator")), ROOT / "crds"], ids=str
+)
 def test_a_kustomization_lists_every_file_beside_it(folder: Path):
     listed = set(yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"])
     beside = {file.name for file in folder.glob("*.yaml")} - {"kustomization.yaml"}
@@ -72,7 +75,7 @@ def test_kustomize_builds_it_all():
     )
     made = [(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(built.stdout)]
     wanted = [
-        (each["kind"], each["metadata"]["name"]) for each in documents(DEPLOY / "operator", ROOT / "crds")
+        (each["kind"], each["metadata"]["name"]) for each in (*OBJECTS, *GUARDS, *documents(ROOT / "crds"))
     ]
     assert sorted(made) == sorted(wanted)
 
