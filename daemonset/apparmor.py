@@ -23,6 +23,7 @@ from ..crds.names import host_file
 from ..crds.reasons import Reason
 from ..profiles import compiled
 from ..profiles.check import refuse_defined, refuse_text, refuse_unconfined
+from ..profiles.includes import refuse_includes
 from ..profiles.parser import Parser
 from . import adoption
 from . import holdings as records
@@ -144,6 +145,7 @@ class AppArmor:
             NodeFault: the parser can't be run.
         """
         refuse_text(step.text)
+        refuse_includes(step.text, self.parser.base)
         binary = self.cache.find(step.text, step.mode)
         if binary is None:
             began = time.monotonic()

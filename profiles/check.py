@@ -7,7 +7,6 @@ which a reader would fix it.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..crds.errors import InputFault
@@ -15,19 +14,12 @@ from ..crds.models import ProfileSpec
 from ..crds.names import PROTECTED
 from ..crds.reasons import Reason
 from . import compiled
+from .includes import refuse_includes, refuse_spelling
 from .parser import Parser
 
 POLICY_BYTES = 128 * 1024
 NAMES = 64
 NAME_BYTES = 256
-
-# Wherever the parser's lexer may see an include or an abi rule, and what would be opened then (parser_lex.l:
-# `#include` needs no blank behind it, either argument may stand on the next line).
-_OPENS = re.compile(
-    r"(?:#include|(?<![\w/])include(?=\s)|(?<![\w/<])abi(?!\w))(?:\s+if\s+exists(?=\s))?\s*(<[^>\n]*>?,?|\S*)"
-)
-# A bare word is one of a comment: at worst a file of the shipped folder, where the parser runs.
-_HARMLESS = re.compile(r"<\w[\w.+/-]*>,?|[\w.,:;()'`-]*")
 
 
 @dataclass(frozen=True)
@@ -51,6 +43,7 @@ async def check(spec: ProfileSpec, parser: Parser) -> Verdict:
         )
     policy, mode = spec.app_armor.policy, spec.app_armor.mode
     refuse_text(policy)
+    refuse_includes(policy, parser.base)
     binary = await parser.compile(policy, mode)
     defined = compiled.read(binary)
     refuse_defined(defined, mode, allow_attachment=spec.app_armor.allow_attachment)
@@ -62,7 +55,7 @@ def refuse_text(policy: str) -> None:
     """Refuse what is wrong with a text whatever the parser may think of it.
 
     Raises:
-        InputFault: too large, control characters, or an include that leaves the shipped abstractions.
+        InputFault: too large, a NUL character, or an include that names a file elsewhere.
     """
     size = len(policy.encode())
     if size > POLICY_BYTES:
@@ -72,22 +65,7 @@ def refuse_text(policy: str) -> None:
         )
     if "\0" in policy:
         raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
-    for line, argument in includes(policy):
-        if not _HARMLESS.fullmatch(argument) or ".." in argument:
-            raise InputFault(
-                Reason.INCLUDE_REFUSED,
-                f"line {line}: include {argument[:80]} leaves the abstractions that Hauberk ships; "
-                "only `include <abstractions/...>` and `include <tunables/...>` are allowed",
-            )
-
-
-def includes(policy: str) -> list[tuple[int, str]]:
-    """Return the line number and argument of each include and abi rule, such as `(1, "<tunables/global>")`.
-
-    Errs to the safe side: what looks like one within a quoted string or a comment counts too, because where
-    those end is the lexer's secret.
-    """
-    return [(policy.count("\n", 0, found.start(1)) + 1, found[1]) for found in _OPENS.finditer(policy)]
+    refuse_spelling(policy)
 
 
 def refuse_defined(defined: list[compiled.Defined], mode: str, *, allow_attachment: bool = False) -> None:

@@ -10,7 +10,8 @@ from hauberk.crds.errors import Fault, InputFault
 from hauberk.crds.models import AppArmor, Policy, ProfileSpec
 from hauberk.crds.names import PROTECTED
 from hauberk.crds.reasons import Reason
-from hauberk.profiles.check import POLICY_BYTES, check, includes, refuse_text
+from hauberk.profiles.check import POLICY_BYTES, check, refuse_text
+from hauberk.profiles.includes import includes
 from hauberk.profiles.parser import Parser, fault_message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
