@@ -259,12 +259,14 @@ class AppArmor:
         raw = self.host.raw(name)
         if raw is not None:
             return compiled.only(raw, family)
-        mode = "Complain" if kernel[name].mode == "complain" else "Enforce"
         theirs = dataclasses.replace(self.parser, base=self.host.policies)
+        modes = {one: kernel[one].mode for one in family}
         for text in self.host.policy_texts():
             with contextlib.suppress(InputFault, ValueError):  # one that this parser refuses is not the one
-                if name in await theirs.names(text):
-                    return compiled.only(await theirs.compile(text, mode), family)
+                for mode in ("Enforce", "Complain") if name in await theirs.names(text) else ():
+                    policy = compiled.only(await theirs.compile(text, mode), family)
+                    if {one.name: one.mode for one in compiled.read(policy)} == modes:
+                        return policy
         raise NodeFault(
             Reason.ADOPT_REFUSED,
             f"the host's {name} can be saved neither from the kernel nor from a file in its apparmor.d, so "

@@ -122,7 +122,7 @@ def test_a_node_whose_agent_does_not_run_ends_readiness_and_holds_up_no_deletion
         ok(kubectl("delete", "secprof/unheard", "--timeout=30s"))
         assert "unheard" in kernel(NODE)
     finally:
-        on_node(NODE, "sh", "-c", f"kill -- -{pid}; pkill -f 127.0.0.1:9797 || true")
+        on_node(NODE, "sh", "-c", f"kill {pid}; pkill perl")
         remove(f"pod/{agent_pod(NODE)}", f"--namespace={SYSTEM}", "--now")  # waits less than its backoff
 
     wait_ready("unwatched", timeout=120)
