@@ -382,7 +382,8 @@ class AppArmor:
             NodeFault: the kernel does not take it.
         """
         holding = step.holding
-        names = [name for name in holding.modes if name in self.host.kernel()]
+        kernel = self.host.kernel()
+        names = [name for name in (*holding.modes, *holding.former) if name in kernel]
         text = permissive(names)
         binary = await self.parser.compile(text, "Enforce")
         released = msgspec.structs.replace(

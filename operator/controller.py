@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,6 +89,8 @@ class Controller:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JUDGES))
     store: Store = field(default_factory=Store)
+    deleted: set[str] = field(default_factory=set[str])
+    looked_at: float = 0.0
     repairs: drift.Counts | None = None
     daemonset_generation: int | None = None
     daemonset_applied: int | None = None
@@ -211,8 +214,7 @@ class Controller:
         Raises:
             ClusterFault: a write was not taken; all others were made all the same.
         """
-        if any(one.metadata.deletion_timestamp for one in self.profiles.values()):
-            self.store = await self.cluster.store()  # a deletion means nothing while all kinds go away
+        await self._look_at_store()
         snapshot = self.snapshot()
         self._judge(snapshot)
         owners = name_owners(snapshot)
@@ -232,6 +234,15 @@ class Controller:
         await self._keep_daemonset()
         if faults:
             raise faults[0]
+
+    async def _look_at_store(self) -> None:
+        """See whether Hauberk's kinds are going away: then a deletion is not what an author asked for."""
+        deleted = {one.metadata.uid for one in self.profiles.values() if one.metadata.deletion_timestamp}
+        now = time.monotonic()
+        if deleted - self.deleted or (deleted and now - self.looked_at > TICK_SECONDS):
+            self.store = await self.cluster.store()
+            self.looked_at = now
+        self.deleted = deleted
 
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]
