@@ -80,19 +80,21 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(_set_aside(file, str(error)))
             continue
-        if why := _refuse(holding, file):
+        if why := _refuse(holding) or _misplaced(holding, file):
             faults.append(_set_aside(file, why))
             continue
         found[holding.profile] = holding
     return found, faults
 
 
-def _refuse(holding: Holding, file: Path) -> str:
-    """Return why a file that reads as a record is none; empty where it is one."""
+def _misplaced(holding: Holding, file: Path) -> str:
+    return "" if file.name == f"{holding.profile}.json" else f"it is a record of {holding.profile}"
+
+
+def _refuse(holding: Holding) -> str:
+    """Return why what reads as a record is none; empty where it is one."""
     if not holding.modes:
         return "it names no profile of the kernel's"
-    if file.name != f"{holding.profile}.json":
-        return f"it is a record of {holding.profile}"
     claimed = {name.split("//", 1)[0] for name in (*holding.modes, *holding.former)}
     if taken := sorted(claimed & PROTECTED):  # to remove these would change every container of the node
         return f"it claims {taken[0]}, which is never Hauberk's"
@@ -131,9 +133,10 @@ def announced(host: Host) -> list[Holding]:
     host.sweep(host.state, "")
     content = host.read(host.state, _LOADING)
     try:
-        return msgspec.json.decode(content, type=list[Holding]) if content else []
+        found = msgspec.json.decode(content, type=list[Holding]) if content else []
     except (msgspec.DecodeError, UnicodeDecodeError):  # torn: then nothing was loaded after it
         return []
+    return [one for one in found if not _refuse(one)]
 
 
 def settle(host: Host) -> None:
