@@ -1,12 +1,15 @@
-"""The real parser, for the tests that need its judgement."""
+"""The real parser, for the tests that need its judgement; and a node to load into."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hauberk.profiles.parser import Parser
+
+from tests.unit.node import Loader, Tree
 
 PINNED = Path("/usr/share/apparmor-features/features")
 
@@ -17,3 +20,17 @@ def parser() -> Parser:
     if shutil.which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin") is None:
         pytest.fail("no apparmor_parser: install the package apparmor")
     return Parser(features=PINNED if PINNED.exists() else None)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    """Return a node without policy."""
+    made = Tree(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def loader(parser: Parser, tree: Tree) -> Loader:
+    """Return the machine's parser, which loads into the node."""
+    return Loader(features=parser.features, tree=tree)

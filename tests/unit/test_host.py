@@ -1,80 +1,18 @@
-"""The node's files, on a tree like the kernel's; and the backend that works on them."""
+"""The node's files: the kernel's tree, its tasks, and the disk."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
-from hauberk.crds.errors import Fault, NodeFault
-from hauberk.crds.reasons import Reason
-from hauberk.daemonset import holdings
-from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.facts import gather, os_release
-from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Host, Loaded
-from hauberk.daemonset.plan import Load, Persist, Prune, Remove
-from hauberk.profiles import compiled
-from hauberk.profiles.parser import Parser
 from hypothesis import given
 from hypothesis import strategies as st
 
-
-class Tree:
-    """A node's files below a folder; `removed` is what was written to the kernel's `.remove`."""
-
-    def __init__(self, root: Path) -> None:
-        self.host = Host(
-            securityfs=root / "security",
-            policies=root / "apparmor.d",
-            state=root / "state",
-            proc=root / "proc",
-            os_release=root / "os-release",
-        )
-        self.put(root / "security/lsm", "lockdown,capability,apparmor,bpf")
-        self.put(self.host.apparmor / ".replace", "")
-        self.put(self.host.apparmor / "features/domain/change_hat", "yes\n")
-        self.put(root / "proc/sys/kernel/random/boot_id", "boot-1\n")
-        self.put(root / "os-release", 'ID=debian\nVERSION_ID="13"\n')
-        # a pipe behind `.remove`, because the kernel's file takes one name a write
-        self.read, self.write = os.pipe()
-        (self.host.apparmor / ".remove").symlink_to(f"/proc/self/fd/{self.write}")
-
-    def put(self, file: Path, text: str | bytes) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-
-    def loaded(self, name: str, mode: str = "enforce", *, parent: Path | None = None, **hashes: str) -> Path:
-        folder = parent or self.host.apparmor / "policy"
-        entry = folder / "profiles" / f"mangled.{len(list(folder.glob('profiles/*')))}"
-        self.put(entry / "name", name + "\n")
-        self.put(entry / "mode", mode + "\n")
-        for file, value in hashes.items():
-            self.put(entry / file, value + "\n")
-        return entry
-
-    def task(self, pid: int, label: str, file: str = "attr/apparmor/current") -> None:
-        self.put(self.host.proc / str(pid) / "task" / str(pid) / file, label)
-
-    @property
-    def removed(self) -> bytes:
-        os.set_blocking(self.read, False)
-        try:
-            return os.read(self.read, 65536)
-        except BlockingIOError:
-            return b""
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Tree]:
-    made = Tree(tmp_path)
-    yield made
-    os.close(made.read)
-    os.close(made.write)
-
+from tests.unit.node import Tree, contents
 
 # --- the kernel's tree -------------------------------------------------------------------------------------
 
@@ -135,8 +73,7 @@ def test_the_features_have_one_digest_whatever_their_order(tree: Tree, tmp_path:
     assert tree.host.features() == other.host.features()
     tree.put(tree.host.apparmor / "features/b", "more")
     assert tree.host.features() != other.host.features()
-    os.close(other.read)
-    os.close(other.write)
+    other.close()
 
 
 def test_a_node_without_files_has_facts_all_the_same(tmp_path: Path):
@@ -219,15 +156,11 @@ def test_any_os_release_is_read(text: str):
 # --- its disk ----------------------------------------------------------------------------------------------
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in folder.iterdir()}
-
-
 def test_a_file_is_written_whole_and_leaves_nothing_else(tree: Tree, tmp_path: Path):
     folder = tmp_path / "new/folder"
-    tree.host.write(folder, "hauberk.a", "one")
-    tree.host.write(folder, "hauberk.a", "two ä")
-    assert contents(folder) == {"hauberk.a": "two ä"}
+    tree.host.write(folder, "hauberk.a", b"one")
+    tree.host.write(folder, "hauberk.a", b"two")
+    assert contents(folder) == {"hauberk.a": b"two"}
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -235,28 +168,28 @@ def test_a_failure_in_the_middle_leaves_the_old_file(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     """Tests may run as root, whom no mode stops: so the system call itself fails, as on a full disk."""
-    tree.host.write(tmp_path / "d", "hauberk.a", "old")
+    tree.host.write(tmp_path / "d", "hauberk.a", b"old")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space left"):
-        tree.host.write(tmp_path / "d", "hauberk.a", "new")
-    assert contents(tmp_path / "d") == {"hauberk.a": "old"}
+        tree.host.write(tmp_path / "d", "hauberk.a", b"new")
+    assert contents(tmp_path / "d") == {"hauberk.a": b"old"}
 
 
 def test_a_folder_that_can_not_be_made_is_an_os_error(tree: Tree, tmp_path: Path):
     tree.put(tmp_path / "file", "x")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        tree.host.write(tmp_path / "file/d", "hauberk.a", "new")
+        tree.host.write(tmp_path / "file/d", "hauberk.a", b"new")
     assert (tmp_path / "file").read_text() == "x"
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "A", "a b", "a\n", "-x", "a\0"])
 def test_only_names_of_its_own_are_touched(tree: Tree, tmp_path: Path, name: str):
     with pytest.raises(ValueError, match="not a file name"):
-        tree.host.write(tmp_path, name, "x")
+        tree.host.write(tmp_path, name, b"x")
     with pytest.raises(ValueError, match="not a file name"):
         tree.host.link(tmp_path, name, "x")
     with pytest.raises(ValueError, match="not a file name"):
@@ -265,7 +198,7 @@ def test_only_names_of_its_own_are_touched(tree: Tree, tmp_path: Path, name: str
 
 def test_a_link_takes_the_place_of_what_was_there(tree: Tree, tmp_path: Path):
     folder = tmp_path / "force-complain"
-    tree.host.write(folder, "hauberk.a", "a file")
+    tree.host.write(folder, "hauberk.a", b"a file")
     for target in ("../hauberk.a", "../other"):
         tree.host.link(folder, "hauberk.a", target)
         assert (folder / "hauberk.a").readlink() == Path(target)
@@ -275,178 +208,92 @@ def test_a_link_takes_the_place_of_what_was_there(tree: Tree, tmp_path: Path):
     assert list(folder.iterdir()) == []
 
 
-# --- records -----------------------------------------------------------------------------------------------
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-
-
-@given(
-    modes=st.dictionaries(texts, st.sampled_from(["enforce", "complain"]), min_size=1, max_size=3),
-    text=texts,
-    former=st.lists(texts, max_size=2),
-)
-def test_a_record_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, modes: dict[str, str], text: str, former: list[str]
+@pytest.mark.parametrize(("durable", "synced"), [(True, 2), (False, 0)])
+def test_only_what_must_outlive_a_power_cut_waits_for_the_disk(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, synced: int
 ):
-    host = Host(state=tmp_path_factory.getbasetemp() / "records")
-    one = Holding("p", "uid", "d1", "Enforce", text, modes, ["sha"], "boot", boots=False, former=former)
-    holdings.write(host, one)
-    assert holdings.read(host) == ({"p": one}, [])
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    tree.host.write(tmp_path / "d", "a", b"x", durable=durable)
+    assert len(calls) == synced
+    assert contents(tmp_path / "d") == {"a": b"x"}
 
 
-def record(profile: str = "p") -> Holding:
-    return Holding(profile, "uid", "d1", "Enforce", "x", {profile: "enforce"}, ["sha"], "boot-1", boots=True)
+def test_a_write_that_fails_leaves_no_half_of_it(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        tree.host.write(tmp_path / "d", "a", b"x")
+    assert list((tmp_path / "d").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "torn",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"\xff\xfe",
-        b'{"profile": "q"}',
-        msgspec.json.encode(record("other")),
-        msgspec.json.encode(record("q"))[:-5],
-    ],
-)
-def test_what_is_no_record_is_set_aside(tree: Tree, torn: bytes):
-    holdings.write(tree.host, record())
-    tree.put(holdings.folder(tree.host) / "q.json", torn)
-    found, faults = holdings.read(tree.host)
-    assert found == {"p": record()}
-    assert [fault.reason for fault in faults] == [Reason.STATE_TORN]
-    assert (holdings.folder(tree.host) / "q.torn").read_bytes() == torn
-    assert holdings.read(tree.host) == ({"p": record()}, [])
+def test_a_sweep_takes_what_was_not_finished_and_nothing_else(tree: Tree, tmp_path: Path):
+    for name in (".hauberk.a.new", ".other.new", "hauberk.a", ".hauberk.a", "hauberk.a.new"):
+        tree.put(tmp_path / "d" / name, "x")
+    tree.host.link(tmp_path / "d", "hauberk.b", "../hauberk.b")
+    tree.host.sweep(tmp_path / "d", "hauberk.")
+    assert sorted(file.name for file in (tmp_path / "d").iterdir()) == [
+        ".hauberk.a",
+        ".other.new",
+        "hauberk.a",
+        "hauberk.a.new",
+        "hauberk.b",
+    ]
+    tree.host.sweep(tmp_path / "nowhere", "")
 
 
-def test_other_files_are_left_alone(tree: Tree):
-    folder = holdings.folder(tree.host)
-    for name in (".p.json.new", "p.torn", "readme"):
-        tree.put(folder / name, "x")
-    assert holdings.read(tree.host) == ({}, [])
-    assert len(list(folder.iterdir())) == 3
+def test_a_stamp_changes_with_any_write_and_only_files_have_one(tree: Tree, tmp_path: Path):
+    folder = tmp_path / "d"
+    tree.host.write(folder, "hauberk.a", b"one")
+    tree.host.write(folder, "hauberk.b", b"one")
+    tree.host.link(folder, "hauberk.c", "hauberk.a")
+    (folder / "hauberk.d").mkdir()
+    before = tree.host.stamps(folder, "hauberk.")
+    assert set(before) == {"hauberk.a", "hauberk.b"}
+    assert tree.host.stamps(folder, "hauberk.") == before
+    tree.host.write(folder, "hauberk.a", b"two")
+    after = tree.host.stamps(folder, "hauberk.")
+    assert {name for name in before if before[name] != after[name]} == {"hauberk.a"}
 
 
-def test_a_record_without_names_is_set_aside(tree: Tree):
-    holdings.write(tree.host, msgspec.structs.replace(record(), modes={}))
-    found, faults = holdings.read(tree.host)
-    assert (found, len(faults)) == ({}, 1)
+def test_a_file_that_can_not_be_read_is_none(tree: Tree, tmp_path: Path):
+    assert tree.host.read(tmp_path, "none") is None
+    assert tree.host.read(tmp_path.parent, tmp_path.name) is None
+    assert tree.host.names(tmp_path / "nowhere", "") == []
 
 
-# --- the backend -------------------------------------------------------------------------------------------
-
-TEXT = "profile p { profile c { file, } file, }"
-
-
-def step(text: str = TEXT, mode: str = "Enforce") -> Load:
-    return Load(profile="p", uid="uid", revision="d1", mode=mode, text=text)
-
-
-async def taken(tree: Tree, parser: Parser, text: str = TEXT, mode: str = "Enforce") -> Holding:
-    """Return the record of a profile that the kernel holds already, so that nothing has to be loaded."""
-    binary = await parser.compile(text, mode)
-    digest = max(compiled.digests(binary), key=len)
-    entry = tree.loaded("p", "complain" if mode == "Complain" else "enforce", raw_sha256=digest)
-    tree.loaded("c", "complain" if mode == "Complain" else "enforce", parent=entry, raw_sha256=digest)
-    backend = AppArmor(tree.host, parser)
-    held = await backend.load(step(text, mode), {})
-    assert holdings.read(tree.host) == ({}, [])
-    await backend.persist(Persist(held))
-    return held
+def test_the_boots_texts_are_the_hosts_own(tree: Tree):
+    for name, text in (("usr.bin.man", b"man"), ("hauberk.p", b"ours"), (".hidden", b"x"), ("a", b"\xff")):
+        tree.put(tree.host.policies / name, text)
+    (tree.host.policies / "abstractions").mkdir()
+    (tree.host.policies / "gone").symlink_to("nowhere")
+    assert list(tree.host.policy_texts()) == ["\udcff", "man"]
 
 
-@pytest.mark.parametrize("mode", ["Enforce", "Complain"])
-async def test_what_the_kernel_holds_already_is_recorded_and_not_loaded(
-    tree: Tree, parser: Parser, mode: str
-):
-    held = await taken(tree, parser, mode=mode)
-    assert holdings.read(tree.host) == ({"p": held}, [])
-    assert held.modes == dict.fromkeys(("p", "p//c"), mode.lower())
-    assert held.boots
+# --- what the kernel keeps of a load -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("profile p {", Reason.POLICY_REFUSED),
-        ("profile p { include /etc/passwd\n }", Reason.INCLUDE_REFUSED),
-        ("profile p /bin/x { }", Reason.ATTACHMENT_REFUSED),
-        ("profile runc { }", Reason.NAME_PROTECTED),
-        (TEXT, Reason.HOST_OWNED),
-    ],
-)
-async def test_a_load_that_fails_records_nothing(tree: Tree, parser: Parser, text: str, reason: Reason):
-    tree.loaded("p", raw_sha1="the host's")
-    with pytest.raises(Fault) as caught:
-        await AppArmor(tree.host, parser).load(step(text), {})
-    # what the node is at fault for is tried again, a text is not
-    assert isinstance(caught.value, NodeFault) == (reason is Reason.HOST_OWNED)
-    assert caught.value.reason is reason
-    assert holdings.read(tree.host) == ({}, [])
+def test_raw_data_is_that_of_a_top_level_profile(tree: Tree):
+    entry = tree.loaded("a b")
+    child = tree.loaded("c", parent=entry)
+    tree.put(entry / "raw_data", b"\0parent")
+    tree.put(child / "raw_data", b"\0child")
+    tree.loaded("d")
+    assert tree.host.raw("a b") == b"\0parent"
+    assert [tree.host.raw(name) for name in ("c", "a b//c", "d", "none")] == [None] * 4
+
+
+def test_a_removal_is_one_write_of_the_name(tree: Tree):
+    tree.loaded("a (x)")
+    assert tree.host.remove("a (x)")
+    assert tree.removed == b"a (x)"
+    assert not tree.host.remove("a (x)")
     assert tree.removed == b""
 
 
-async def test_a_name_of_another_profile_is_told_with_its_owner(tree: Tree, parser: Parser):
-    with pytest.raises(NodeFault, match="SecurityProfile other holds the kernel name p here") as caught:
-        await AppArmor(tree.host, parser).load(
-            step(), {"other": msgspec.structs.replace(record("other"), modes={"p": "enforce"})}
-        )
-    assert caught.value.reason is Reason.NAME_CLASH
-
-
-@pytest.mark.parametrize("mode", ["Enforce", "Complain"])
-async def test_what_is_persisted_is_known_again_and_forgotten(tree: Tree, parser: Parser, mode: str):
-    backend = AppArmor(tree.host, parser)
-    assert backend.boot_files() == {}
-    held = await taken(tree, parser, mode=mode)
-    assert backend.boot_files() == {"p": "d1"}
-    link = tree.host.policies / "force-complain/hauberk.p"
-    assert link.is_symlink() is (mode == "Complain")
-    text = (tree.host.policies / "hauberk.p").read_text()
-    assert text.startswith("# Written by Hauberk for SecurityProfile p, revision d1.\n")
-    assert sorted(await parser.names(text)) == ["p", "p//c"]
-    tree.task(1, "unconfined", "attr/current")
-    backend.remove(Remove(held))
-    assert backend.boot_files() == {}
-    assert not link.is_symlink()
-    assert holdings.read(tree.host) == ({}, [])
-
-
-async def test_a_removal_takes_children_first_and_what_earlier_texts_left(tree: Tree, parser: Parser):
-    held = msgspec.structs.replace(await taken(tree, parser), former=["old", "gone"])
-    tree.loaded("old")
-    tree.loaded("host")
-    AppArmor(tree.host, parser).remove(Remove(held))
-    removed = tree.removed.decode()
-    assert removed.startswith("p//c")
-    assert sorted(removed.replace("p//c", "p//c ").replace("old", " old ").split()) == ["old", "p", "p//c"]
-
-
-@pytest.mark.parametrize("label", ["p (enforce)", "p//c (enforce)", "x//&p (enforce)", "old (enforce)"])
-async def test_nothing_is_removed_while_a_task_is_confined(tree: Tree, parser: Parser, label: str):
-    held = msgspec.structs.replace(await taken(tree, parser), former=["old"])
-    tree.loaded("old")
-    tree.task(7, label)
-    tree.task(8, label)
-    with pytest.raises(NodeFault, match="2 tasks are confined by ") as caught:
-        AppArmor(tree.host, parser).remove(Remove(held))
-    assert caught.value.reason is Reason.IN_USE
-    assert tree.removed == b""
-    assert set(holdings.read(tree.host)[0]) == {"p"}
-
-
-async def test_a_prune_removes_only_what_it_was_told(tree: Tree, parser: Parser):
-    held = msgspec.structs.replace(await taken(tree, parser), former=["old"])
-    pruned = AppArmor(tree.host, parser).prune(Prune(held, ("old",)))
-    assert tree.removed == b"old"
-    assert pruned.former == []
-    await AppArmor(tree.host, parser).persist(Persist(pruned))
-    assert holdings.read(tree.host) == ({"p": pruned}, [])
-
-
-async def test_a_disk_that_takes_no_record_is_told(tree: Tree, parser: Parser):
-    tree.put(tree.host.state, "a file where the folder belongs")
-    with pytest.raises(NodeFault, match="took no record of it") as caught:
-        await taken(tree, parser)
-    assert caught.value.reason is Reason.STATE_UNWRITABLE
+def test_a_kernel_that_has_no_such_profile_says_so(tree: Tree):
+    (tree.host.apparmor / ".remove").unlink()
+    (tree.host.apparmor / ".remove").symlink_to("/nonexistent/folder/file")  # open() fails with ENOENT
+    assert not Host(securityfs=tree.host.securityfs).remove("a")

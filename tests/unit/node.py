@@ -1,0 +1,171 @@
+"""A node below a folder: a tree like the kernel's, a process table, a disk; and a parser that loads into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hauberk.daemonset.host import Host
+from hauberk.profiles import compiled
+from hauberk.profiles.parser import Parser, Run
+
+BOOT = "boot-1"
+
+
+@dataclass(frozen=True)
+class NodeHost(Host):
+    """A host whose `.remove` is a pipe: what is written to it leaves the tree, as in a kernel."""
+
+    def remove(self, name: str) -> bool:
+        entry = entries(self).get(name)
+        if entry is None:
+            return False
+        assert super().remove(name)
+        shutil.rmtree(entry)
+        return True
+
+
+def entries(host: Host) -> dict[str, Path]:
+    """Return the folder of each profile that the tree has, by full name."""
+
+    def below(folder: Path, parent: str) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for entry in sorted(folder.glob("profiles/*")):
+            own = (entry / "name").read_bytes().removesuffix(b"\n").decode(errors="surrogateescape")
+            name = f"{parent}//{own}" if parent else own
+            found[name] = entry
+            found |= below(entry, name)
+        return found
+
+    return below(host.apparmor / "policy", "")
+
+
+class Tree:
+    """A node's files below a folder; `removed` is what was written to the kernel's `.remove`."""
+
+    def __init__(self, root: Path) -> None:
+        self.host = NodeHost(
+            securityfs=root / "security",
+            policies=root / "apparmor.d",
+            state=root / "state",
+            proc=root / "proc",
+            os_release=root / "os-release",
+        )
+        self.put(root / "security/lsm", "lockdown,capability,apparmor,bpf")
+        self.put(self.host.apparmor / ".replace", "")
+        self.put(self.host.apparmor / "features/domain/change_hat", "yes\n")
+        (self.host.apparmor / "policy/profiles").mkdir(parents=True)
+        self.put(root / "proc/sys/kernel/random/boot_id", f"{BOOT}\n")
+        self.put(root / "os-release", 'ID=debian\nVERSION_ID="13"\n')
+        # a pipe behind `.remove`, because the kernel's file takes one name a write
+        self.read, self.write = os.pipe()
+        (self.host.apparmor / ".remove").symlink_to(f"/proc/self/fd/{self.write}")
+        self.entries = 0
+        self.ended = False
+
+    def put(self, file: Path, text: str | bytes) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return file
+
+    def loaded(self, name: str, mode: str = "enforce", *, parent: Path | None = None, **files: str) -> Path:
+        """Have the kernel hold a profile; `files` are hashes and the like."""
+        folder = parent or self.host.apparmor / "policy"
+        entry = folder / "profiles" / f"mangled.{self.entries}"
+        self.entries += 1
+        self.put(entry / "name", name + "\n")
+        self.put(entry / "mode", mode + "\n")
+        for file, value in files.items():
+            self.put(entry / file, value + "\n")
+        return entry
+
+    def take(self, policy: bytes, *, hashes: bool = True, raw: bool = True) -> None:
+        """Load or replace compiled policy as a kernel does: a parent that is replaced keeps its children."""
+        for one in compiled.read(policy):
+            there = entries(self.host)
+            parent, _, own = one.name.rpartition("//")
+            entry = there.get(one.name) or self.loaded(own, parent=there[parent] if parent else None)
+            self.put(entry / "mode", one.mode + "\n")
+            for file in ("raw_sha256", "raw_data"):
+                (entry / file).unlink(missing_ok=True)
+            if hashes:
+                self.put(entry / "raw_sha256", hashlib.sha256(policy).hexdigest() + "\n")
+            if raw:
+                self.put(entry / "raw_data", policy)
+
+    def task(self, pid: int, label: str, file: str = "attr/apparmor/current") -> None:
+        self.put(self.host.proc / str(pid) / "task" / str(pid) / file, label)
+
+    def end_task(self, pid: int) -> None:
+        shutil.rmtree(self.host.proc / str(pid))
+
+    def reboot(self) -> None:
+        """Start anew: another boot ID, and a kernel that holds nothing."""
+        self.put(self.host.proc / "sys/kernel/random/boot_id", "boot-2\n")
+        shutil.rmtree(self.host.apparmor / "policy")
+        (self.host.apparmor / "policy/profiles").mkdir(parents=True)
+
+    def close(self) -> None:
+        if not self.ended:
+            os.close(self.read)
+            os.close(self.write)
+        self.ended = True
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.host.kernel())
+
+    @property
+    def removed(self) -> bytes:
+        os.set_blocking(self.read, False)
+        try:
+            return os.read(self.read, 65536)
+        except BlockingIOError:
+            return b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader(Parser):
+    """The real parser, but that what it loads goes into a tree.
+
+    Attributes:
+        tree: the node that it loads into.
+        runs: the names that each run was to load, in the order of its files.
+        refused: names that the kernel takes from no one.
+        hashes: whether the kernel gives hashes and raw data of what was loaded.
+        texts: what was compiled.
+    """
+
+    tree: Tree
+    runs: list[list[str]] = field(default_factory=list[list[str]])
+    refused: set[str] = field(default_factory=set[str])
+    hashes: bool = True
+    texts: list[str] = field(default_factory=list[str])
+
+    async def compile(self, text: str, mode: str) -> bytes:
+        self.texts.append(text)
+        return await super().compile(text, mode)
+
+    async def _run(self, *options: str, stdin: bytes = b"") -> Run:
+        if "--replace" not in options:
+            return await super()._run(*options, stdin=stdin)
+        files = [Path(one) for one in options if not one.startswith("--")]
+        policies = [file.read_bytes() for file in files] or [stdin]
+        self.runs.append([one.name for policy in policies for one in compiled.read(policy)])
+        failed = False
+        for policy in policies:
+            if self.refused & {one.name for one in compiled.read(policy)}:
+                failed = True
+            else:
+                self.tree.take(policy, hashes=self.hashes, raw=self.hashes)
+        words = "AppArmor parser error: Unable to replace: Permission denied\n"
+        return Run(1, b"", words) if failed else Run(0, b"", "")
+
+
+def contents(folder: Path) -> Mapping[str, bytes]:
+    """Return what the files of a folder hold, by name."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
