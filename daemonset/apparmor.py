@@ -78,6 +78,8 @@ def boot_revision(content: bytes, link: str, name: str) -> str:
     head = _HEAD.fullmatch(b"\n".join(lines[:2]).decode(errors="replace"))
     if not head or len(lines) < 3 or hashlib.sha256(lines[2]).hexdigest() != head[4]:
         return ""
+    if host_file(head[1]) != name:
+        return ""
     return head[2] if link == (f"../{name}" if head[3] == "Complain" else "") else ""
 
 

@@ -245,11 +245,13 @@ class Host:
         return found
 
     def links(self, folder: Path, prefix: str) -> dict[str, str]:
-        """Return where the symbolic links with a prefix lead, as they are written."""
+        """Return where what has a prefix leads: a link as it is written, anything else to itself."""
         found: dict[str, str] = {}
         for name in self.names(folder, prefix):
-            with contextlib.suppress(OSError):
+            try:
                 found[name] = str((folder / name).readlink())
+            except OSError:
+                found[name] = "."
         return found
 
     def sweep(self, folder: Path, prefix: str) -> None:
