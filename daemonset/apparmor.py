@@ -92,7 +92,12 @@ def permissive(names: Iterable[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    """Return a name as a text has to spell it for the parser to read just that.
+
+    The parser keeps each backslash that it does not take for the start of an escape, and keeps an escaped one as
+    two (parser_misc.c, processunquoted): doubling them would name another profile.
+    """
+    escaped = name.replace("\\\\", r"\134").replace('"', r"\"")
     return f'"{escaped}"'
 
 
