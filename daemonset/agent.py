@@ -262,8 +262,8 @@ class Agent:
                     self._done(key)
                     if one.step.drift:
                         self._repaired(one.step)
-                case fault:
-                    self._failed(key, fault)
+                case error:
+                    self._failed(key, error)
 
     async def _take(self, backend: AppArmor, step: Step) -> None:
         try:

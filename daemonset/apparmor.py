@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from ..crds.errors import Fault, InputFault, NodeFault
+from ..crds.errors import InputFault, NodeFault
 from ..crds.names import host_file
 from ..crds.reasons import Reason
 from ..profiles import compiled
@@ -115,7 +115,7 @@ class Prepared:
     compiled: Compiled
 
 
-Outcome = dict[Key, Holding | Fault]
+Outcome = dict[Key, Holding | Exception]
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class AppArmor:
             holding = msgspec.structs.replace(one.holding, boot_id=boot_id, former=former)
             try:
                 await self._refuse_foreign(one.step, holding, claimed, kernel)
-            except Fault as fault:
-                outcome[one.step.key] = fault
+            except Exception as error:  # noqa: BLE001 - a bug that one meets must not stop the others
+                outcome[one.step.key] = error
                 continue
             claimed[one.step.profile] = holding
             if mismatch(holding, kernel, ""):
@@ -266,7 +266,8 @@ class AppArmor:
         """Return policy that defines a host's profile: the kernel's copy, else its text compiled anew."""
         raw = self.host.raw(name)
         if raw is not None:
-            return compiled.only(raw, family)
+            with contextlib.suppress(ValueError):  # children that came in a load of their own
+                return compiled.only(raw, family)
         theirs = dataclasses.replace(self.parser, base=self.host.policies)
         modes = {one: kernel[one].mode for one in family}
         for text in self.host.policy_texts():
