@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import re
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -94,8 +94,8 @@ def permissive(names: Iterable[str]) -> str:
 def _quoted(name: str) -> str:
     """Return a name as a text has to spell it for the parser to read just that.
 
-    The parser keeps each backslash that it does not take for the start of an escape, and keeps an escaped one as
-    two (parser_misc.c, processunquoted): doubling them would name another profile.
+    The parser keeps each backslash that it does not take for the start of an escape, and keeps an escaped one
+    as two (parser_misc.c, processunquoted): doubling them would name another profile.
     """
     escaped = name.replace("\\\\", r"\134").replace('"', r"\"")
     return f'"{escaped}"'
@@ -282,22 +282,20 @@ class AppArmor:
             "it could not be given back; remove it from the node by hand",
         )
 
-    async def _give_back(self, profile: str, names: Iterable[str]) -> set[str]:
-        """Load what the host had under these names; return the kernel names that are the host's again.
+    def _originals(self, profile: str, names: Iterable[str]) -> list[Original]:
+        """Return what the host had under these names."""
+        wanted = {name.split("//", 1)[0] for name in names}
+        return [one for one in adoption.read(self.host, profile) if one.name in wanted]
+
+    async def _give_back(self, originals: Sequence[Original]) -> None:
+        """Load what the host had.
 
         Raises:
             NodeFault: the kernel does not take it.
         """
-        originals = adoption.read(self.host, profile)
-        wanted = {name.split("//", 1)[0] for name in names}
-        back = [one for one in originals if one.name in wanted]
-        if not back:
-            return set()
-        await self.parser.load(*(one.policy for one in back))
-        returned = {name for one in back for name in one.modes}
-        if lacking := sorted(returned - self.host.kernel().keys()):
+        await self.parser.load(*(one.policy for one in originals))
+        if lacking := sorted(_names_in(originals) - self.host.kernel().keys()):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"the host's {lacking[0]} was given back and is not there")
-        return returned
 
     # --- the disk -----------------------------------------------------------------------------------------
 
@@ -361,8 +359,8 @@ class AppArmor:
             NodeFault: a task is still confined by one of them.
         """
         given_up = [name for name in step.names if name.split("//", 1)[0] not in step.holding.modes]
-        returned = await self._give_back(step.holding.profile, given_up)
-        self._drop(tuple(name for name in step.names if name not in returned))
+        originals = self._originals(step.holding.profile, given_up)
+        await self._replace_or_drop(originals, set(step.names) - _names_in(originals))
         return msgspec.structs.replace(step.holding, former=[])
 
     async def remove(self, step: Remove) -> None:
@@ -373,12 +371,7 @@ class AppArmor:
                 keeps its file.
         """
         holding = step.holding
-        names = set(holding.modes) | set(holding.former)
-        returned = await self._give_back(holding.profile, names)
-        held = self.host.kernel()
-        # With what earlier texts left behind: without a record it would be the host's for ever.
-        going = {*(name for name in names if name in held), *stale_names(holding, {}, held)}
-        self._drop(tuple(sorted(going - returned)))
+        await self._replace_or_drop(*self._going(holding))
         with _disk("unloaded, but its file can't be deleted, so the node's boot would load it again"):
             self._keep_from_boot(host_file(holding.profile))
             records.delete(self.host, holding.profile)
@@ -387,13 +380,16 @@ class AppArmor:
     async def release(self, step: Release) -> Holding:
         """Put a permissive profile under each name of one in use; return the record of it, to persist.
 
+        What it took over from the host is the host's again: made permissive it would free the host's tasks.
+
         Raises:
             NodeFault: the kernel does not take it.
         """
         holding = step.holding
-        kernel = self.host.kernel()
-        names = [name for name in (*holding.modes, *holding.former) if name in kernel]
-        text = permissive(names)
+        originals, names = self._going(holding)
+        if not names:
+            raise NodeFault(Reason.NOT_IN_KERNEL, "nothing of it is left to be released")
+        text = permissive(sorted(names))
         binary = await self.parser.compile(text, "Enforce")
         released = msgspec.structs.replace(
             holding,
@@ -402,28 +398,52 @@ class AppArmor:
             modes={one.name: one.mode for one in compiled.read(binary)},
             digests=sorted(compiled.digests(binary)),
             boot_id=self.host.boot_id(),
-            former=_former(holding, set(names)),
+            former=[],
             boots=False,
             released=True,
         )
+        if released.modes.keys() != names:
+            raise NodeFault(Reason.LOAD_FAILED, "its names can't be spelled, so nothing can take its place")
+        if originals:
+            await self._give_back(originals)
         await self.parser.load(binary)
         if wrong := mismatch(released, self.host.kernel(), released.boot_id):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return released
 
-    def _drop(self, names: tuple[str, ...]) -> None:
-        """Remove names from the kernel, children first, none of them if a task is confined by any."""
+    def _going(self, holding: Holding) -> tuple[list[Original], set[str]]:
+        """Return what is to be the host's again when a profile goes, and which names leave the kernel.
+
+        With what earlier texts left behind: without a record it would be the host's for ever.
+        """
+        names = {*holding.modes, *holding.former}
+        held = self.host.kernel()
+        originals = self._originals(holding.profile, names)
+        going = {*(name for name in names if name in held), *stale_names(holding, {}, held)}
+        return originals, going - _names_in(originals)
+
+    async def _replace_or_drop(self, originals: Sequence[Original], names: Collection[str]) -> None:
+        """Give back what was the host's and remove the other names; nothing of it while one is in use."""
+        self._refuse_used(names)
+        if originals:
+            await self._give_back(originals)
+            self._refuse_used(names)  # that took its time
+        for name in sorted(names, key=lambda name: (-name.count("//"), name)):  # children first
+            self.host.remove(name)
+
+    def _refuse_used(self, names: Collection[str]) -> None:
         if not names:
             return
         confined = self.host.confined()
-        held = {name: confined[name] for name in names if confined[name]}
-        if held:
+        if held := {name: confined[name] for name in sorted(names) if confined[name]}:
             tasks = sum(held.values())
             raise NodeFault(
                 Reason.IN_USE, f"{tasks} task{'s are' if tasks > 1 else ' is'} confined by {', '.join(held)}"
             )
-        for name in sorted(names, key=lambda name: name.count("//"), reverse=True):
-            self.host.remove(name)
+
+
+def _names_in(originals: Iterable[Original]) -> set[str]:
+    return {name for one in originals for name in one.modes}
 
 
 @contextlib.contextmanager
