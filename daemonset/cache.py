@@ -56,18 +56,18 @@ class Cache:
 
     def find(self, text: str, mode: str) -> Compiled | None:
         """Return what a text compiles to, None where it is not known; deletes what can't be trusted."""
-        for file in self.host.names(self.folder, self.key(text, mode)):
-            _, digest, speed = file.split(".")
+        key = self.key(text, mode)
+        for file in self.host.names(self.folder, key):
             binary = self.host.read(self.folder, file)
-            if binary is not None and hashlib.sha256(binary).hexdigest() == digest:
-                return Compiled(binary, speed == _SLOW, self.folder / file)
-            self.host.delete(self.folder, file)
+            for slow in (False, True):
+                if binary is not None and file == _name(key, binary, slow=slow):
+                    return Compiled(binary, slow, self.folder / file)
+            self.host.discard(self.folder, file)
         return None
 
     def put(self, text: str, mode: str, binary: bytes, *, slow: bool) -> Compiled:
         """Return compiled policy as it is kept from now on, or without a file where the disk is full."""
-        digest = hashlib.sha256(binary).hexdigest()
-        name = f"{self.key(text, mode)}.{digest}.{_SLOW if slow else _QUICK}"
+        name = _name(self.key(text, mode), binary, slow=slow)
         try:
             self.host.write(self.folder, name, binary, durable=False)
         except OSError:  # it is a cache
@@ -79,4 +79,8 @@ class Cache:
         kept = {self.key(text, mode) for text, mode in texts}
         for file in self.host.names(self.folder, ""):
             if file.split(".")[0] not in kept:
-                self.host.delete(self.folder, file)
+                self.host.discard(self.folder, file)
+
+
+def _name(key: str, binary: bytes, *, slow: bool) -> str:
+    return f"{key}.{hashlib.sha256(binary).hexdigest()}.{_SLOW if slow else _QUICK}"

@@ -291,6 +291,11 @@ class Host:
             raise ValueError(f"{name!r} is not a file name of Hauberk's")
         (folder / name).unlink(missing_ok=True)
 
+    def discard(self, folder: Path, name: str) -> None:
+        """Delete what a listing of a folder of Hauberk's named; what can't be deleted stays."""
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder outlive a power cut."""
