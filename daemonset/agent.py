@@ -322,7 +322,8 @@ class Agent:
         failures = before.failures + 1 if before else 1
         if wait is None:
             low, high = IN_USE_SECONDS if reason is Reason.IN_USE else RETRY_SECONDS
-            wait = random.uniform(low, min(high, low * 2**failures))  # noqa: S311
+            # Past some doublings it is the highest anyway, and past a thousand no number at all.
+            wait = random.uniform(low, min(high, low * 2 ** min(failures, 16)))  # noqa: S311
         problem = Problem(revision=key.revision, reason=reason, message=message)
         if before is None or before.problem != problem:
             log.warning("refused", step=key.kind, profile=key.profile, reason=reason, message=message)

@@ -42,5 +42,6 @@ def repaired(before: Drift, message: str, now: float) -> tuple[Drift, float]:
     # After a pause a single repair goes on with the fight: the other side has not given up.
     fight = len(recent) > REPAIRS or pauses > 0
     low, high = PAUSE_SECONDS
-    pause = min(high, low * 2.0**pauses) if fight else 0.0
-    return Drift(before.count + 1, message, recent, pauses + fight), pause
+    pause = min(high, low * 2**pauses) if fight else 0.0
+    longest = pause == high  # counted on for ever, its doubling would be no number any more
+    return Drift(before.count + 1, message, recent, pauses + (fight and not longest)), pause
