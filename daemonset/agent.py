@@ -157,7 +157,7 @@ class Agent:
     async def _wait(self, due: float) -> None:
         """Wait for something to change or for the next time to try; clears the wake-up."""
         now = time.monotonic()
-        # What was due before the last look was tried in it, or no longer matters.
+        # What was due before the last round was tried in it, or no longer matters.
         times = [one.until for one in self.refused.values() if one.until > self.looked_at]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(
@@ -173,6 +173,7 @@ class Agent:
         done: Counter[Key] = Counter()
         while True:
             self.wake.clear()
+            self.looked_at = time.monotonic()
             decided = plan(self._snapshot(backend))
             self.refused = {
                 key: one for key, one in self.refused.items() if _still_matters(key, decided, self.revisions)
@@ -230,7 +231,7 @@ class Agent:
             self.untidy = False
 
     def _snapshot(self, backend: AppArmor) -> Snapshot:
-        self.looked_at = now = time.monotonic()
+        now = time.monotonic()
         labels = self.node_object.metadata.labels if self.node_object else None
         # Until both are known nothing may be loaded anew or unloaded: what is recorded is kept as it is.
         known = self.revisions is not None and labels is not None
