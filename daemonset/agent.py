@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 import tenacity
 
@@ -108,9 +109,12 @@ class Agent:
         self.remarks = [Remark(reason=fault.reason, message=fault_message(fault)) for fault in torn]
         kernel, boot_id = self.host.kernel(), self.host.boot_id()
         for holding in holdings.announced(self.host):
-            if not mismatch(holding, kernel, boot_id):  # the kernel took it just before the end
-                self.holdings[holding.profile] = holding
-                self.unrecorded.add(holding.profile)
+            if not mismatch(holding, kernel, ""):  # the kernel took it just before the end
+                self._hold(holding)
+            elif not mismatch(holding, kernel, boot_id):  # perhaps: no hash tells, so it is loaded once more
+                before = self.holdings.get(holding.profile, holding)
+                former = {*before.former, *holding.former, *holding.modes} - before.modes.keys()
+                self._hold(msgspec.structs.replace(before, boot_id="", former=sorted(former)))
 
     def _node_seen(self, nodes: Mapping[str, NodeObject]) -> None:
         self.node_object = nodes.get(self.node)
