@@ -214,7 +214,10 @@ def _one(
     return _repair(holding, snapshot), None
 
 
-def _going(holding: Holding, snapshot: Snapshot, *, force: bool) -> Step:
+def _going(holding: Holding, snapshot: Snapshot, *, force: bool = False) -> Step:
+    record = Persist(holding)
+    if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
+        return record  # else a restart would find what was released, and confine its tasks again
     step = Remove(holding)
     met = snapshot.refused.get(step.key)
     in_use = met is not None and met.reason == Reason.IN_USE
@@ -231,10 +234,10 @@ def _wanted(
             Reason.AWAITING_RENDER,
             f"the revision has contract {newest.contract} and this agent knows {CONTRACT}; update the agent",
         )
-        return (_repair(holding, snapshot) if holding else None), problem
+        return (_kept(holding, snapshot) if holding else None), problem
     placement = newest.placement
     if not placement.node_selector.matches(dict(snapshot.labels)):
-        return (Remove(holding) if holding else None), None
+        return (_going(holding, snapshot) if holding else None), None
     if placement.suspend and holding and not holding.released:
         return _repair(holding, snapshot), None
     return _newest_that_works(profile, revisions, holding, snapshot)
@@ -245,6 +248,7 @@ def _newest_that_works(
 ) -> tuple[Step | None, Problem | None]:
     """Return the step towards the wanted revision; where this node refuses it, the last good one stays."""
     problem: Problem | None = None
+    good = holding if holding and not holding.released else None
     for revision in revisions:
         digest = revision.spec.content.digest
         text = _text(revision, snapshot.facts_key)
@@ -253,14 +257,14 @@ def _newest_that_works(
             refusal = _problem(revision, Reason.AWAITING_RENDER, "no text of this revision fits the node yet")
         if text is None or refusal:
             problem = problem or refusal
-            if holding:
-                return _repair(holding, snapshot), problem
+            if good:
+                return _repair(good, snapshot), problem
             continue
-        held = (holding.revision, holding.uid, holding.installation) if holding else None
-        if holding and held == (digest, revision.spec.profile_uid, revision.spec.installation):
-            return _repair(holding, snapshot), problem
+        held = (good.revision, good.uid, good.installation) if good else None
+        if good and held == (digest, revision.spec.profile_uid, revision.spec.installation):
+            return _repair(good, snapshot), problem
         return _load(revision, text.text, adopt=revisions[0].spec.placement.adopt), problem
-    return None, problem
+    return (_going(holding, snapshot) if holding else None), problem
 
 
 def _load(revision: ProfileRevision, text: str, *, adopt: bool) -> Load:
@@ -284,6 +288,11 @@ def _text(revision: ProfileRevision, facts_key: str) -> Text | None:
 
 def _problem(revision: ProfileRevision, reason: Reason, message: str) -> Problem:
     return Problem(revision=revision.spec.content.digest, reason=reason, message=message)
+
+
+def _kept(holding: Holding, snapshot: Snapshot) -> Step | None:
+    """Return the step for what is held and not to be changed now; what was released goes all the same."""
+    return _going(holding, snapshot) if holding.released else _repair(holding, snapshot)
 
 
 def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
