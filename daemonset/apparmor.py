@@ -264,10 +264,10 @@ class AppArmor:
 
     async def _original(self, name: str, family: Sequence[str], kernel: Mapping[str, Loaded]) -> bytes:
         """Return policy that defines a host's profile: the kernel's copy, else its text compiled anew."""
-        raw = self.host.raw(name)
-        if raw is not None:
-            with contextlib.suppress(ValueError):  # children that came in a load of their own
-                return compiled.only(raw, family)
+        # Each from where it was loaded last: the parser gives a kernel children in a load of their own.
+        raw = {one: self.host.raw(one) for one in sorted(family, key=lambda one: one.count("//"))}
+        with contextlib.suppress(ValueError):  # a namespace, or none of it was kept
+            return b"".join(compiled.only(blob or b"", [one]) for one, blob in raw.items())
         theirs = dataclasses.replace(self.parser, base=self.host.policies)
         modes = {one: kernel[one].mode for one in family}
         for text in self.host.policy_texts():

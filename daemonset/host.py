@@ -103,7 +103,7 @@ class Host:
         count = self._policy_count()
         if count in self._last_kernel:
             return self._last_kernel[count]
-        found = dict(_walk(self.apparmor / "policy/profiles", ""))
+        found = dict(_walk(self.apparmor / "policy/profiles"))
         self._last_kernel.clear()
         if count and count == self._policy_count():
             self._last_kernel[count] = found
@@ -123,18 +123,15 @@ class Host:
             os.close(revision)
 
     def raw(self, name: str) -> bytes | None:
-        """Return the policy that defined a top-level profile, as it was loaded; None where there is none.
+        """Return the policy that defined a profile, as it was loaded; None where the kernel has none.
 
-        The whole of what was loaded at once: it may define other profiles too.
+        The whole of what was loaded at once: it may define other profiles too, and need not define children.
         """
-        for entry in self._entries():
-            with contextlib.suppress(OSError):
-                if (entry / "name").read_bytes().removesuffix(b"\n") == name.encode(errors="surrogateescape"):
+        for full, entry in _folders(self.apparmor / "policy/profiles", ""):
+            if full == name:
+                with contextlib.suppress(OSError):
                     return (entry / "raw_data").read_bytes()
         return None
-
-    def _entries(self) -> list[Path]:
-        return list((self.apparmor / "policy/profiles").iterdir())
 
     def remove(self, name: str) -> bool:
         """Remove a profile and its children from the kernel; return whether it was there."""
@@ -313,8 +310,15 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _walk(folder: Path, parent: str) -> Iterator[tuple[str, Loaded]]:
-    """Yield the profiles below a folder of the kernel's tree; the folders' own names are mangled."""
+def _walk(folder: Path) -> Iterator[tuple[str, Loaded]]:
+    """Yield what is below a folder of the kernel's tree, by its full name."""
+    for full, entry in _folders(folder, ""):
+        with contextlib.suppress(OSError):  # removed while it was read: then the kernel no longer holds it
+            yield full, Loaded((entry / "mode").read_text().strip(), _digest(entry))
+
+
+def _folders(folder: Path, parent: str) -> Iterator[tuple[str, Path]]:
+    """Yield each profile's full name and its folder, parents first; the folders' own names are mangled."""
     try:
         entries = list(folder.iterdir())
     except FileNotFoundError:
@@ -322,12 +326,11 @@ def _walk(folder: Path, parent: str) -> Iterator[tuple[str, Loaded]]:
     for entry in entries:
         try:
             name = (entry / "name").read_bytes().removesuffix(b"\n").decode(errors="surrogateescape")
-            mode = (entry / "mode").read_text().strip()
-        except OSError:  # removed while it was read: then the kernel no longer holds it
+        except OSError:
             continue
         full = f"{parent}//{name}" if parent else name
-        yield full, Loaded(mode, _digest(entry))
-        yield from _walk(entry / "profiles", full)
+        yield full, entry
+        yield from _folders(entry / "profiles", full)
 
 
 def _digest(entry: Path) -> str | None:
