@@ -56,6 +56,11 @@ class Host:
     _last_kernel: dict[str, dict[str, Loaded]] = field(
         default_factory=dict[str, dict[str, Loaded]], init=False, compare=False, repr=False
     )
+    # What was read of the kernel's folders, by their paths: names, and what was loaded with its version.
+    _names: dict[str, str] = field(default_factory=dict[str, str], init=False, compare=False, repr=False)
+    _known: dict[str, tuple[str, Loaded]] = field(
+        default_factory=dict[str, tuple[str, Loaded]], init=False, compare=False, repr=False
+    )
 
     @property
     def apparmor(self) -> Path:
@@ -103,11 +108,52 @@ class Host:
         count = self._policy_count()
         if count in self._last_kernel:
             return self._last_kernel[count]
-        found = dict(_walk(self.apparmor / "policy/profiles"))
+        found = dict(self._walk())
         self._last_kernel.clear()
         if count and count == self._policy_count():
             self._last_kernel[count] = found
         return found
+
+    def _walk(self) -> Iterator[tuple[str, Loaded]]:
+        """Yield every profile by its full name, reading only what is new since the last time.
+
+        A profile's raw_* files are links into a folder with a number of its own for what was loaded last:
+        the same number means the same policy (apparmorfs.c, __aa_fs_create_rawdata; policy.c deduplicates
+        only what is equal). Where a kernel keeps no raw policy there is no such link, and all is read.
+        """
+        seen: dict[str, tuple[str, Loaded]] = {}
+        for full, folder in self._folders():
+            try:
+                version = os.readlink(f"{folder}/raw_abi")  # noqa: PTH115 - a Path costs more than the call
+            except OSError:
+                version = ""
+            before, loaded = self._known.get(folder, ("", None))
+            if loaded is None or not version or version != before:
+                loaded = _loaded(folder)
+            if loaded is not None:
+                seen[folder] = version, loaded
+                yield full, loaded
+        self._known.clear()
+        self._known.update(seen)
+
+    def _folders(self) -> Iterator[tuple[str, str]]:
+        """Yield each profile's full name and its folder, parents first.
+
+        The folders' own names are mangled, and numbered so that none is used twice in a boot.
+        """
+        names: dict[str, str] = {}
+        waiting = [("", f"{self.apparmor}/policy/profiles")]
+        for parent, above in waiting:
+            for folder in _subfolders(above):
+                name = self._names.get(folder) or _name(folder)
+                if name is None:  # removed while it was read: then the kernel no longer holds it
+                    continue
+                names[folder] = name
+                full = f"{parent}//{name}" if parent else name
+                waiting.append((full, f"{folder}/profiles"))
+                yield full, folder
+        self._names.clear()
+        self._names.update(names)
 
     def _policy_count(self) -> str:
         """Return the kernel's count of policy changes in this boot, empty where it keeps none."""
@@ -127,10 +173,10 @@ class Host:
 
         The whole of what was loaded at once: it may define other profiles too, and need not define children.
         """
-        for full, entry in _folders(self.apparmor / "policy/profiles", ""):
+        for full, folder in self._folders():
             if full == name:
                 with contextlib.suppress(OSError):
-                    return (entry / "raw_data").read_bytes()
+                    return Path(folder, "raw_data").read_bytes()
         return None
 
     def remove(self, name: str) -> bool:
@@ -310,34 +356,29 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Loaded]]:
-    """Yield what is below a folder of the kernel's tree, by its full name."""
-    for full, entry in _folders(folder, ""):
-        with contextlib.suppress(OSError):  # removed while it was read: then the kernel no longer holds it
-            yield full, Loaded((entry / "mode").read_text().strip(), _digest(entry))
-
-
-def _folders(folder: Path, parent: str) -> Iterator[tuple[str, Path]]:
-    """Yield each profile's full name and its folder, parents first; the folders' own names are mangled."""
+def _subfolders(folder: str) -> list[str]:
     try:
-        entries = list(folder.iterdir())
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        try:
-            name = (entry / "name").read_bytes().removesuffix(b"\n").decode(errors="surrogateescape")
-        except OSError:
-            continue
-        full = f"{parent}//{name}" if parent else name
-        yield full, entry
-        yield from _folders(entry / "profiles", full)
+        return [entry.path for entry in os.scandir(folder)]
+    except OSError:
+        return []
 
 
-def _digest(entry: Path) -> str | None:
+def _name(folder: str) -> str | None:
+    try:
+        return Path(folder, "name").read_bytes().removesuffix(b"\n").decode(errors="surrogateescape")
+    except OSError:
+        return None
+
+
+def _loaded(folder: str) -> Loaded | None:
+    try:
+        mode = Path(folder, "mode").read_text().strip()
+    except OSError:  # removed while it was read
+        return None
     for file in _HASHES:
         with contextlib.suppress(OSError):
-            return (entry / file).read_text().strip()
-    return None
+            return Loaded(mode, Path(folder, file).read_text().strip())
+    return Loaded(mode)
 
 
 def _profiles_of(label: str) -> list[str]:

@@ -275,14 +275,28 @@ def test_the_boots_texts_are_the_hosts_own(tree: Tree):
 # --- what the kernel keeps of a load -----------------------------------------------------------------------
 
 
-def test_raw_data_is_that_of_a_top_level_profile(tree: Tree):
+def test_raw_data_is_found_by_the_full_name(tree: Tree):
     entry = tree.loaded("a b")
     child = tree.loaded("c", parent=entry)
     tree.put(entry / "raw_data", b"\0parent")
     tree.put(child / "raw_data", b"\0child")
     tree.loaded("d")
     assert tree.host.raw("a b") == b"\0parent"
-    assert [tree.host.raw(name) for name in ("c", "a b//c", "d", "none")] == [None] * 4
+    assert tree.host.raw("a b//c") == b"\0child"
+    assert [tree.host.raw(name) for name in ("c", "d", "none")] == [None] * 3
+
+
+def test_what_was_loaded_anew_is_read_anew(tree: Tree):
+    kept, replaced = tree.loaded("kept", raw_sha1="one"), tree.loaded("replaced", raw_sha1="two")
+    (kept / "raw_abi").symlink_to("../../raw_data/1/abi")
+    (replaced / "raw_abi").symlink_to("../../raw_data/2/abi")
+    assert tree.host.kernel() == {"kept": Loaded("enforce", "one"), "replaced": Loaded("enforce", "two")}
+    for folder in (kept, replaced):
+        tree.put(folder / "mode", "complain\n")
+        tree.put(folder / "raw_sha1", "three\n")
+    (replaced / "raw_abi").unlink()
+    (replaced / "raw_abi").symlink_to("../../raw_data/3/abi")
+    assert tree.host.kernel() == {"kept": Loaded("enforce", "one"), "replaced": Loaded("complain", "three")}
 
 
 def test_a_removal_is_one_write_of_the_name(tree: Tree):
