@@ -19,8 +19,10 @@ from kubernetes import client, config
 
 from lab import binaries
 from lab.controlplane import ControlPlane
+from tests.kube.accounts import Accounts
 
 CRDS = Path(__file__).parents[2] / "crds"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,10 @@ def api(kubectl: Kubectl, control_plane: ControlPlane) -> Iterator[client.Custom
     del kubectl  # it is asked for because it brings the CRDs
     with config.new_client_from_config(str(control_plane.kubeconfig)) as connection:
         yield client.CustomObjectsApi(connection)
+
+
+@pytest.fixture(scope="session")
+def accounts(kubectl: Kubectl, control_plane: ControlPlane, api: client.CustomObjectsApi) -> Accounts:
+    """Put all of deploy/ onto the API server, where nobody makes a pod of a Deployment."""
+    kubectl.ok("apply", "-k", str(DEPLOY))
+    return Accounts(control_plane, client.CoreV1Api(api.api_client))

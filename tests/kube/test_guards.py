@@ -1,6 +1,6 @@
 """Who may do what: the shipped roles and admission policies, tried with real tokens on a real API server.
 
-Each person here is a ServiceAccount that is bound to a role of deploy/operator; the operator and the agents
+Each person here is a ServiceAccount that is bound to a role of deploy/; the operator and the agents
 are bound as they are shipped, and write through the code that they run. Nothing is asked as an administrator
 of the cluster, whom nothing is refused, but to set a scene.
 """
@@ -34,17 +34,14 @@ from hauberk.daemonset.cluster import Cluster as AgentsCluster
 from hauberk.operator.cluster import Cluster as OperatorsCluster
 from hauberk.operator.desired import AddFinalizer, RemoveFinalizer
 from kubernetes import client
-from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi
-from lightkube import AsyncClient, KubeConfig
+from kubernetes.client import ApiException, CustomObjectsApi
+from lightkube import AsyncClient
 
-from lab.controlplane import ControlPlane
+from tests.kube.accounts import SYSTEM, Accounts, Object
 from tests.kube.conftest import Kubectl
 
-Object = dict[str, Any]
 Change = Callable[[Object], Any]
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "operator"
-SYSTEM = "hauberk-system"
 PEOPLE = "default"  # the namespace of the people's accounts
 MINE = "hauberk-test=guards"  # the label of what these tests store; deleted when they are over
 FORBIDDEN = 403
@@ -135,60 +132,6 @@ OTHER_TEXT: Object = {"spec": {"appArmor": {"policy": "profile demo { file, }"}}
 
 
 # -- people, and what they may do at all ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Accounts:
-    """Makes clients with the tokens of ServiceAccounts."""
-
-    control_plane: ControlPlane
-    core: CoreV1Api
-
-    def token(self, account: str, namespace: str, pod: client.V1Pod | None = None) -> str:
-        """Return a token as the kubelet would put it into `pod`, or one that is bound to nothing."""
-        bound = None
-        if pod and pod.metadata:
-            name, uid = pod.metadata.name, pod.metadata.uid
-            bound = client.V1BoundObjectReference(api_version="v1", kind="Pod", name=name, uid=uid)
-        spec = client.V1TokenRequestSpec(audiences=[], expiration_seconds=3600, bound_object_ref=bound)
-        asked: Any = self.core.create_namespaced_service_account_token(
-            account, namespace, client.AuthenticationV1TokenRequest(spec=spec)
-        )
-        return asked.status.token
-
-    def connect(self, token: str) -> client.ApiClient:
-        """Return a client that shows a token and nothing else."""
-        settings = client.Configuration(host=self.control_plane.at.server)
-        settings.ssl_ca_cert = str(self.control_plane.credentials.authority)
-        settings.api_key = {"authorization": f"Bearer {token}"}
-        return client.ApiClient(settings)
-
-    def ask(self, token: str, method: str, path: str) -> int:
-        """Send a bare request and return the status; who may not send it is told so before it is read."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        headers = {"authorization": f"Bearer {token}", "Content-Type": kind}
-        url = f"{self.control_plane.at.server}{path}"
-        body = None if method == "GET" else {}
-        return self.connect(token).call_api(method, url, header_params=headers, body=body).status
-
-    def config(self, token: str) -> KubeConfig:
-        """Return the same for the client library that Hauberk itself uses."""
-        return KubeConfig.from_dict(self.kubeconfig(token))
-
-    def kubeconfig(self, token: str) -> Object:
-        """Return the same for kubectl."""
-        cluster = {
-            "server": self.control_plane.at.server,
-            "certificate-authority": str(self.control_plane.credentials.authority),
-        }
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "here", "cluster": cluster}],
-            "users": [{"name": "who", "user": {"token": token}}],
-            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "who"}}],
-            "current-context": "it",
-        }
 
 
 @dataclass(frozen=True)
@@ -287,15 +230,12 @@ def swept(api: CustomObjectsApi) -> None:
 
 
 @pytest.fixture(scope="module")
-def accounts(kubectl: Kubectl, control_plane: ControlPlane, api: CustomObjectsApi) -> Iterator[Accounts]:
-    """Put onto the API server what deploy/operator has, but for the operator's pod; and people."""
-    for file in ["namespace.yaml", *(one.name for one in DEPLOY.glob("*.yaml"))]:
-        if file not in ("kustomization.yaml", "deployment.yaml"):
-            kubectl.ok("apply", "-f", str(DEPLOY / file))
+def accounts(accounts: Accounts, kubectl: Kubectl, api: CustomObjectsApi) -> Iterator[Accounts]:
+    """Put people onto an API server that has all of deploy/."""
     people = [*map(account, BOUND), *itertools.starmap(binding, BOUND.items())]
     made = {"apiVersion": "v1", "kind": "List", "items": ROLES + people}
     kubectl.ok("apply", "-f", "-", given=made)
-    yield Accounts(control_plane, CoreV1Api(api.api_client))
+    yield accounts
     swept(api)
 
 

@@ -30,8 +30,9 @@ def documents(*folders: Path) -> list[dict[str, Any]]:
     return found
 
 
-OBJECTS = documents(DEPLOY / "operator", DEPLOY / "namespace")
-GUARDS = documents(DEPLOY / "crds")
+WITH_THE_OPERATOR = documents(DEPLOY / "operator")
+OUTLIVING = documents(DEPLOY / "namespace", DEPLOY / "crds")
+OBJECTS = [*WITH_THE_OPERATOR, *OUTLIVING]
 
 
 def one(kind: str, name: str) -> dict[str, Any]:
@@ -74,14 +75,33 @@ def test_kustomize_builds_it_all():
         [kubectl(), "kustomize", str(DEPLOY)], capture_output=True, text=True, check=True, timeout=60
     )
     made = [(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(built.stdout)]
-    wanted = [
-        (each["kind"], each["metadata"]["name"]) for each in (*OBJECTS, *GUARDS, *documents(ROOT / "crds"))
-    ]
+    wanted = [(each["kind"], each["metadata"]["name"]) for each in (*OBJECTS, *documents(ROOT / "crds"))]
     assert sorted(made) == sorted(wanted)
 
 
-def test_uninstalling_the_operator_takes_no_crd_along():
-    assert "CustomResourceDefinition" not in {each["kind"] for each in OBJECTS}
+def test_what_outlives_the_operator():
+    """Deleting deploy/operator leaves the CRDs and their guard, and what the operator leaves with."""
+    outliving = {(each["kind"], each["metadata"]["name"]) for each in OUTLIVING}
+    assert outliving == {
+        ("Namespace", "hauberk-system"),
+        ("ServiceAccount", OPERATOR),
+        ("ClusterRole", "hauberk-let-go"),
+        ("ClusterRoleBinding", "hauberk-let-go"),
+        ("ValidatingAdmissionPolicy", "hauberk-guarded-flags"),
+        ("ValidatingAdmissionPolicyBinding", "hauberk-guarded-flags"),
+    }
+    going = {(each["kind"], each["metadata"]["name"]) for each in WITH_THE_OPERATOR}
+    assert not going & outliving
+    assert "CustomResourceDefinition" not in {kind for kind, _ in going}
+
+
+def test_an_operator_that_leaves_may_take_its_finalizers_off_and_nothing_else():
+    assert rules("ClusterRole", "hauberk-let-go") == {
+        (GROUP, "securityprofiles", "list"),
+        (GROUP, "securityprofiles", "patch"),
+    }
+    (bound,) = one("ClusterRoleBinding", "hauberk-let-go")["subjects"]
+    assert bound == {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "hauberk-system"}
 
 
 def test_the_image_is_of_the_projects_version():
@@ -137,6 +157,16 @@ def test_the_operator_may_do_what_its_code_does():
     assert {(GROUP, "profilerevisions", verb) for verb in ("create", "patch", "delete")} <= granted
     assert {(GROUP, "securityprofiles", "patch"), (GROUP, "securityprofiles/status", "patch")} <= granted
     assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
+    assert ("apps", "deployments", "get") in rules("Role", OPERATOR)
+    (definitions,) = [
+        each
+        for each in one("ClusterRole", OPERATOR)["rules"]
+        if "customresourcedefinitions" in each["resources"]
+    ]
+    assert definitions["verbs"] == ["get"]
+    assert set(definitions["resourceNames"]) == {
+        each["metadata"]["name"] for each in documents(ROOT / "crds")
+    }
 
 
 LIFTING = {"adopt", "allow-attachment", "force-delete"}
@@ -164,7 +194,7 @@ def test_nobody_becomes_an_author_or_an_admin_by_a_role_of_the_clusters():
 
 
 def test_no_program_has_a_verb_that_lifts_a_guard():
-    for name in (OPERATOR, AGENT):
+    for name in (OPERATOR, AGENT, "hauberk-let-go"):
         assert not LIFTING & {verb for _, _, verb in rules("ClusterRole", name)}
 
 
@@ -174,6 +204,7 @@ def test_no_program_has_a_verb_that_lifts_a_guard():
         ("ClusterRole", OPERATOR),
         ("Role", OPERATOR),
         ("ClusterRole", AGENT),
+        ("ClusterRole", "hauberk-let-go"),
         ("ClusterRole", "hauberk-viewer"),
         ("ClusterRole", "hauberk-author"),
         ("ClusterRole", "hauberk-admin"),
@@ -239,9 +270,12 @@ def test_the_page_on_security_names_what_is_granted():
         AGENT,
         OPERATOR,
     }
-    policies = {file.name for file in (DEPLOY / "operator").glob("*-*.yaml")} - {
-        file.name for file in (DEPLOY / "operator").glob("rbac-*.yaml")
+    policies = {
+        file.name
+        for file in DEPLOY.glob("*/*.yaml")
+        if any(each["kind"] == "ValidatingAdmissionPolicy" for each in yaml.safe_load_all(file.read_text()))
     }
+    assert policies == {"own-node-only.yaml", "guarded-flags.yaml"}
     for name in roles | policies | LIFTING:
         assert f"`{name}`" in page
 
