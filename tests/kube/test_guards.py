@@ -84,6 +84,15 @@ class Flag:
     away: Object
     said: str
 
+    def of(self, who: str) -> str:
+        """Return the refusal to someone who would set it."""
+        return self.said.format(who=who)
+
+    def kept_from(self, who: str) -> str:
+        """Return the refusal to someone who would change spec while it is set."""
+        before, _, _ = self.of(who).rpartition("leave ")
+        return before + AS_IT_IS
+
 
 def refusal(what: str, verb: str, way_out: str) -> str:
     return (
@@ -92,7 +101,8 @@ def refusal(what: str, verb: str, way_out: str) -> str:
     )
 
 
-IN_SPEC = "To set it, or to change spec while it is set,"
+IN_SPEC = "To set it, or to change spec while it is set (to take it away as well),"
+AS_IT_IS = "leave spec as it is"  # the way out where a flag is set already
 ADOPT = Flag(
     "adopt",
     {"spec": {"adopt": True}},
@@ -121,7 +131,7 @@ FORCE = Flag(
         f"the annotation {FORCE_DELETE} takes a profile away from processes that run under it. "
         'To set it to "true"',
         "force-delete",
-        "end those processes: the deletion then completes by itself",
+        "leave it out and end those processes: the deletion then completes by itself",
     ),
 )
 FLAGS = [ADOPT, ATTACH, FORCE]
@@ -280,7 +290,7 @@ def stored(api: CustomObjectsApi, name: str) -> Object:
 
 @EACH_FLAG
 def test_an_author_may_not_set_it(api: CustomObjectsApi, author: Person, flag: Flag) -> None:
-    said = flag.said.format(who="author")
+    said = flag.of("author")
     assert refused(lambda: author.create(profile(flag))).endswith(said)
 
     name = author.create(profile())
@@ -296,15 +306,17 @@ def test_who_has_the_verb_may_set_it(people: dict[str, Person], flag: Flag, who:
     people[who].patch(people["author"].create(profile()), flag.change)
 
 
-def test_one_verb_is_for_one_flag_and_for_one_object_if_its_role_says_so(people: dict[str, Person]) -> None:
+def test_one_verb_is_for_one_flag_and_for_one_object_if_its_role_says_so(
+    people: dict[str, Person], admin: Person
+) -> None:
     adopter = people["adopter"]
     adopter.create(profile(ADOPT, name=ADOPTED))
     adopter.patch(ADOPTED, OTHER_TEXT)
-    assert refused(lambda: adopter.create(profile(ADOPT))).endswith(ADOPT.said.format(who="adopter"))
+    assert refused(lambda: adopter.create(profile(ADOPT))).endswith(ADOPT.of("adopter"))
     for flag in (ATTACH, FORCE):
-        assert refused(lambda flag=flag: adopter.patch(ADOPTED, flag.change)).endswith(
-            flag.said.format(who="adopter")
-        )
+        assert refused(lambda flag=flag: adopter.patch(ADOPTED, flag.change)).endswith(flag.of("adopter"))
+    admin.patch(ADOPTED, ATTACH.change)
+    assert refused(lambda: adopter.patch(ADOPTED, ADOPT.away)).endswith(ATTACH.kept_from("adopter"))
 
 
 @EACH_FLAG_IN_SPEC
@@ -317,14 +329,41 @@ def test_an_author_may_not_change_what_stands_under_a_flag(
     author: Person, admin: Person, flag: Flag, change: Object
 ) -> None:
     name = admin.create(profile(flag))
-    assert refused(lambda: author.patch(name, change)).endswith(flag.said.format(who="author"))
+    assert refused(lambda: author.patch(name, change)).endswith(flag.kept_from("author"))
     admin.patch(name, change)
+
+
+@EACH_FLAG_IN_SPEC
+@pytest.mark.parametrize("also", [{}, OTHER_TEXT], ids=["alone", "with-a-text"])
+def test_an_author_may_not_take_a_flag_away(
+    api: CustomObjectsApi, author: Person, admin: Person, flag: Flag, also: Object
+) -> None:
+    """What it let in confines the host's programs still: the text stays that of who was trusted."""
+    name = admin.create(profile(flag))
+    before = stored(api, name)
+    change = json.loads(json.dumps(flag.away))
+    merge(change, also)
+    assert refused(lambda: author.patch(name, change)).endswith(flag.kept_from("author"))
+    assert stored(api, name) == before
+    admin.patch(name, change)
+    author.patch(name, {"spec": {"suspend": True}})  # theirs again: an admin let go of it
+
+
+def test_an_author_may_not_replace_the_whole_spec_of_what_has_a_flag(
+    api: CustomObjectsApi, author: Person, admin: Person
+) -> None:
+    name = admin.create(profile(ADOPT))
+    made = profile(name=name)
+    made["metadata"]["resourceVersion"] = stored(api, name)["metadata"]["resourceVersion"]
+    at = (GROUP, VERSION, SECURITY_PROFILES, name)
+    said = refused(lambda: author.api.replace_cluster_custom_object(*at, made))
+    assert said.endswith(ADOPT.kept_from("author"))
 
 
 def test_an_author_may_not_swap_one_flag_for_another(author: Person, admin: Person) -> None:
     name = admin.create(profile(ADOPT))
     change = {"spec": {"adopt": False, "appArmor": {"allowAttachment": True}}}
-    assert refused(lambda: author.patch(name, change)).endswith(ATTACH.said.format(who="author"))
+    assert refused(lambda: author.patch(name, change)).endswith(ADOPT.kept_from("author"))
 
 
 @pytest.mark.parametrize(
@@ -340,20 +379,20 @@ def test_an_author_may_change_what_is_beside_the_spec(author: Person, admin: Per
     author.patch(admin.create(profile(*FLAGS)), change)
 
 
-@EACH_FLAG
-def test_an_author_may_take_a_flag_away_and_not_put_it_back(
-    author: Person, admin: Person, flag: Flag
-) -> None:
-    name = admin.create(profile(flag))
-    author.patch(name, flag.away)
+def test_an_author_may_take_the_annotation_away_and_not_put_it_back(author: Person, admin: Person) -> None:
+    name = admin.create(profile(FORCE))
     author.patch(name, OTHER_TEXT)
-    assert refused(lambda: author.patch(name, flag.change)).endswith(flag.said.format(who="author"))
+    author.patch(name, FORCE.away)
+    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.of("author"))
 
 
-def test_an_author_may_take_a_flag_away_and_change_the_text_at_once(author: Person, admin: Person) -> None:
-    name = admin.create(profile(ADOPT, ATTACH))
-    block = {"policy": "profile demo { file, }", "allowAttachment": False}
-    author.patch(name, {"spec": {"adopt": None, "appArmor": block}})
+def test_an_author_may_delete_what_has_every_flag(
+    api: CustomObjectsApi, author: Person, admin: Person
+) -> None:
+    name = admin.create(profile(*FLAGS))
+    author.delete(name)
+    with pytest.raises(ApiException, match="404"):
+        stored(api, name)
 
 
 @pytest.mark.parametrize("value", ["false", "", "yes", "True"])
@@ -363,7 +402,7 @@ def test_no_other_value_of_the_annotation_is_looked_at(author: Person, value: st
     made["metadata"]["annotations"] = {FORCE_DELETE: value}
     name = author.create(made)
     author.patch(name, {"metadata": {"annotations": {FORCE_DELETE: "false"}}})
-    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.said.format(who="author"))
+    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.of("author"))
 
 
 def test_a_name_that_the_server_makes_up_is_asked_about_as_well(author: Person, admin: Person) -> None:
@@ -387,7 +426,7 @@ def test_what_kubectl_prints(
         said = authors("apply", *how, "-f", "-", given=profile(FORCE, name=name))
         assert said.code == 1
         assert "(Forbidden)" in said.stderr
-        assert said.stderr.rstrip().endswith(FORCE.said.format(who="author"))
+        assert said.stderr.rstrip().endswith(FORCE.of("author"))
         authors.ok("apply", *how, "-f", "-", given=profile(name=name))
 
 
@@ -429,7 +468,7 @@ async def test_a_deletion_is_forced_by_who_has_the_verb(
     name = author.create(profile())
     await operator.carry_out(AddFinalizer(read(api, name)))
     author.delete(name)
-    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.said.format(who="author"))
+    assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.of("author"))
     admin.patch(name, FORCE.change)
     assert read(api, name).metadata.annotations[FORCE_DELETE] == "true"
     await operator.carry_out(RemoveFinalizer(read(api, name)))

@@ -251,6 +251,8 @@ def test_each_flag_that_lifts_a_guard_has_its_verb():
     variables = {each["name"]: each["expression"] for each in policy["variables"]}
     assert f"'{FORCE_DELETE}'" in variables["forced"]
     assert f"'{FORCE_DELETE}'" in variables["wasForced"]
+    assert "oldObject.spec" in variables["adopted"]
+    assert "oldObject.spec" in variables["attached"]
 
 
 def test_every_policy_is_in_force():
