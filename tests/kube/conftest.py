@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import tenacity
+from hauberk.crds.names import GROUP, OPERATOR, SECURITY_PROFILES, VERSION
 from kubernetes import client, config
 
 from lab import binaries
 from lab.controlplane import ControlPlane
-from tests.kube.accounts import Accounts
+from tests.kube.accounts import SYSTEM, Accounts
+from tests.kube.operating import Cluster, eventually
 
 CRDS = Path(__file__).parents[2] / "crds"
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -76,6 +78,12 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         yield running
 
 
+def wait_served(kubectl: Kubectl) -> None:
+    """Return when the API server serves the three kinds, and can describe them."""
+    kubectl.ok("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
+    _wait_described(kubectl)
+
+
 def _wait_described(kubectl: Kubectl) -> None:
     """Return when the API server's OpenAPI has the three kinds, about a second after they are served."""
     for attempt in tenacity.Retrying(stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1)):
@@ -95,8 +103,7 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
     folder = control_plane.folder
     first = Kubectl(program, control_plane.kubeconfig, folder / "cache-before-crds")
     first.ok("apply", "-k", str(CRDS))
-    first.ok("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
-    _wait_described(first)
+    wait_served(first)
     # kubectl keeps what the server offers for ten minutes and looks a short name up in that alone
     return Kubectl(program, control_plane.kubeconfig, folder / "cache")
 
@@ -114,3 +121,31 @@ def accounts(kubectl: Kubectl, control_plane: ControlPlane, api: client.CustomOb
     """Put all of deploy/ onto the API server, where nobody makes a pod of a Deployment."""
     kubectl.ok("apply", "-k", str(DEPLOY))
     return Accounts(control_plane, client.CoreV1Api(api.api_client))
+
+
+@pytest.fixture
+def cluster(accounts: Accounts, api: client.CustomObjectsApi, tmp_path: Path) -> Iterator[Cluster]:
+    """An API server with two nodes that have AppArmor, and the operator running with its own rights only."""
+    token = accounts.token(OPERATOR, SYSTEM)
+    eventually(lambda: accounts.ask(token, "GET", f"/apis/{GROUP}/{VERSION}/{SECURITY_PROFILES}") == 200)
+    kubeconfig = tmp_path / "operator.kubeconfig"
+    kubeconfig.write_text(json.dumps(accounts.kubeconfig(token)))
+    made = Cluster(api, accounts.core, kubeconfig, tmp_path / "operator.log")
+    for node in ("one", "two"):
+        made.node(node)
+        made.report(node)
+    made.start()
+    yield made
+    if made.operator and made.operator.poll() is None:
+        made.stop()
+    left: Any = api.list_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES)
+    for one in left["items"]:
+        name = one["metadata"]["name"]
+        change = {"metadata": {"finalizers": None}}
+        api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name, change)
+        made.delete(SECURITY_PROFILES, name)
+    for plural in ("profilerevisions", "profilenodes"):
+        api.delete_collection_cluster_custom_object(GROUP, VERSION, plural)
+    accounts.core.delete_collection_node()
+    said = made.log.read_text()
+    assert not [word for word in made.taboo if word in said], said

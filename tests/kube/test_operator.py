@@ -6,200 +6,20 @@ what happens, writes what it decides, and survives what happens to it and to the
 
 from __future__ import annotations
 
-import os
+import itertools
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-from kubernetes import client, config
 
 from lab.controlplane import ControlPlane
-from tests.kube.conftest import Kubectl
+from tests.kube.operating import GROUP, VERSION, Cluster, eventually, publish
 
-GROUP, VERSION = "hauberk.dev", "v1alpha1"
-BOOT = "11111111-2222-3333-4444-555555555555"
-POLICY = "profile {name} {{\n  file,\n  deny {folder}/** w,\n}}\n"
+numbers = itertools.count(1)
 
 
-def eventually(what: Callable[[], Any], within: float = 15) -> Any:
-    """Return what a function returns once that is true; what is not there yet is not yet."""
-    end = time.monotonic() + within
-    while True:
-        last: object = None
-        try:
-            if found := what():
-                return found
-        except (AssertionError, KeyError, client.ApiException) as error:
-            last = error
-        assert time.monotonic() < end, f"not within {within:g} s; last: {last}"
-        time.sleep(0.05)
-
-
-class Cluster:
-    """The API server with a few nodes in it, and the operator as a process that can be ended."""
-
-    def __init__(
-        self, api: client.CustomObjectsApi, core: client.CoreV1Api, kubeconfig: Path, log: Path
-    ) -> None:
-        self.api, self.core, self.kubeconfig, self.log = api, core, kubeconfig, log
-        self.operator: subprocess.Popen[bytes] | None = None
-
-    # --- the operator -------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "NAMESPACE": "hauberk-system"}
-        environment.pop("POD_NAME", None)  # there are no agents to keep here
-        with self.log.open("ab") as log:
-            self.operator = subprocess.Popen(
-                [sys.executable, "-m", "hauberk.operator.main"], env=environment, stderr=log, stdout=log
-            )
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        assert self.operator
-        self.operator.send_signal(how)
-        self.operator.wait(timeout=20)
-
-    # --- objects ------------------------------------------------------------------------------------------
-
-    def apply(self, name: str, folder: str = "/tmp", **spec: Any) -> None:
-        """Create a profile, or replace its spec."""
-        policy = spec.pop("policy", POLICY.format(name=name, folder=folder))
-        body = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": "SecurityProfile",
-            "metadata": {"name": name},
-            "spec": {"type": "AppArmor", "appArmor": {"policy": policy}, **spec},
-        }
-        try:
-            self.api.create_cluster_custom_object(GROUP, VERSION, "securityprofiles", body)
-        except client.ApiException as error:
-            if error.status != 409:
-                raise
-            self.api.patch_cluster_custom_object(GROUP, VERSION, "securityprofiles", name, body)
-
-    def get(self, plural: str, name: str) -> dict[str, Any]:
-        found: Any = self.api.get_cluster_custom_object(GROUP, VERSION, plural, name)
-        return found
-
-    def is_gone(self, plural: str, name: str) -> bool:
-        try:
-            self.get(plural, name)
-        except client.ApiException as error:
-            return error.status == 404
-        return False
-
-    def delete(self, plural: str, name: str) -> None:
-        self.api.delete_cluster_custom_object(GROUP, VERSION, plural, name)
-
-    def revisions(self, profile: str) -> list[dict[str, Any]]:
-        """Return a profile's revisions, the wanted one first."""
-        listed: Any = self.api.list_cluster_custom_object(
-            GROUP, VERSION, "profilerevisions", label_selector=f"hauberk.dev/profile={profile}"
-        )
-        found = listed["items"]
-        return sorted(found, key=lambda one: one["spec"]["placement"]["sequence"], reverse=True)
-
-    def ready(self, name: str) -> tuple[str, str]:
-        """Return status and reason of Ready, of the current generation only."""
-        body = self.get("securityprofiles", name)
-        for one in body["status"]["conditions"]:
-            if one["type"] == "Ready" and one["observedGeneration"] == body["metadata"]["generation"]:
-                return one["status"], one["reason"]
-        return "", ""
-
-    def node(self, name: str, *, ready: bool = True) -> None:
-        """Make a node, or change whether it is Ready."""
-        labels = {"kubernetes.io/os": "linux"}
-        body = client.V1Node(metadata=client.V1ObjectMeta(name=name, labels=labels))
-        try:
-            self.core.create_node(body)
-        except client.ApiException as error:
-            if error.status != 409:
-                raise
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": now, "reason": "Test"}
-        info = dict.fromkeys(
-            (
-                "architecture",
-                "containerRuntimeVersion",
-                "kernelVersion",
-                "kubeProxyVersion",
-                "kubeletVersion",
-                "machineID",
-                "operatingSystem",
-                "osImage",
-                "systemUUID",
-            ),
-            "",
-        )
-        status = {"conditions": [condition], "nodeInfo": {**info, "bootID": BOOT}}
-        self.core.patch_node_status(name, {"status": status})
-
-    def report(self, node: str, **profiles: str) -> None:
-        """Write a node's report as its agent would."""
-        held = {name.replace("_", "-"): f"{digest}/enforce/0123456789" for name, digest in profiles.items()}
-        body = {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": "ProfileNode",
-            "metadata": {"name": node},
-            "status": {
-                "bootID": BOOT,
-                "facts": {"appArmor": {"enabled": True}},
-                "appArmor": {"profiles": held, "problems": {}},
-            },
-        }
-        try:
-            self.api.create_cluster_custom_object(GROUP, VERSION, "profilenodes", body)
-        except client.ApiException as error:
-            if error.status != 409:
-                raise
-            there = self.get("profilenodes", node)
-            body["metadata"] = {"name": node, "resourceVersion": there["metadata"]["resourceVersion"]}
-            self.api.replace_cluster_custom_object(GROUP, VERSION, "profilenodes", node, body)
-
-
-@pytest.fixture
-def cluster(
-    kubectl: Kubectl, control_plane: ControlPlane, api: client.CustomObjectsApi, tmp_path: Path
-) -> Iterator[Cluster]:
-    """An API server with two nodes that have AppArmor, and the operator running."""
-    del kubectl  # it is asked for because it brings the CRDs
-    with config.new_client_from_config(str(control_plane.kubeconfig)) as connection:
-        made = Cluster(api, client.CoreV1Api(connection), control_plane.kubeconfig, tmp_path / "operator.log")
-        for node in ("one", "two"):
-            made.node(node)
-            made.report(node)
-        made.start()
-        yield made
-        if made.operator and made.operator.poll() is None:
-            made.stop()
-        left: Any = api.list_cluster_custom_object(GROUP, VERSION, "securityprofiles")
-        for one in left["items"]:
-            name = one["metadata"]["name"]
-            api.patch_cluster_custom_object(
-                GROUP, VERSION, "securityprofiles", name, {"metadata": {"finalizers": None}}
-            )
-            made.delete("securityprofiles", name)
-        for plural in ("profilerevisions", "profilenodes"):
-            api.delete_collection_cluster_custom_object(GROUP, VERSION, plural)
-        made.core.delete_collection_node()
-        for line in made.log.read_text().splitlines():
-            assert "Traceback" not in line, made.log.read_text()
-
-
-def publish(cluster: Cluster, name: str, folder: str = "/tmp") -> str:
-    """Apply a profile, report it from both nodes and return its revision once it is Ready."""
-    cluster.apply(name, folder)
-    digest = eventually(lambda: cluster.revisions(name))[0]["spec"]["content"]["digest"]
-    for node in ("one", "two"):
-        cluster.report(node, **{name.replace("-", "_"): digest})
-    eventually(lambda: cluster.ready(name) == ("True", "Ready"))
-    return digest
+def everything_is_seen(cluster: Cluster):
+    """Return once the operator has decided on what was written before."""
+    name = f"after-{next(numbers)}"
+    cluster.apply(name)
+    eventually(lambda: cluster.ready(name) == ("False", "Updating"))
 
 
 def test_it_publishes_and_believes_the_nodes_only(cluster: Cluster):
@@ -268,8 +88,7 @@ def test_nothing_is_written_when_nothing_changed(cluster: Cluster):
 
     cluster.stop(signal.SIGKILL)
     cluster.start()
-    cluster.apply("after")  # once this is seen, the restarted operator has seen everything
-    eventually(lambda: cluster.ready("after") == ("False", "Updating"))
+    everything_is_seen(cluster)
 
     for before, after in (
         (body, cluster.get("securityprofiles", "still")),
@@ -295,6 +114,7 @@ def test_what_happened_while_it_was_away_is_seen(cluster: Cluster):
 
 def test_it_survives_a_restart_of_the_api_server(cluster: Cluster, control_plane: ControlPlane):
     publish(cluster, "before")
+    cluster.taboo = ("Traceback",)  # it answers requests before it knows all roles
     control_plane.stop(["kube-apiserver"])
     control_plane.start(["kube-apiserver"])
 
@@ -313,3 +133,85 @@ def test_an_unreadable_text_does_not_stop_the_others(cluster: Cluster):
     cluster.apply("twice-again", policy="profile clash {\n}\n")
     eventually(lambda: cluster.ready("twice-again") == ("False", "NameClash"))
     assert cluster.ready("fine") == ("True", "Ready")
+
+
+def orphan(uid: str, installation: str) -> dict[str, str]:
+    return {"uid": uid, "installation": installation}
+
+
+GONE, ELSEWHERE = "00000000-0000-0000-0000-00000000dead", "00000000-0000-0000-0000-0000000e15e0"
+
+
+def test_nodes_that_missed_a_deletion_are_told_until_they_hold_nothing(cluster: Cluster):
+    digest = publish(cluster, "alive")
+    here, uid = cluster.installation(), cluster.get("securityprofiles", "alive")["metadata"]["uid"]
+    unsure = {"alive": orphan(uid, here), "elsewhere": orphan(GONE, ELSEWHERE), "unknown": orphan(GONE, "")}
+    cluster.report("one", {"missed": orphan(GONE, here), **unsure}, alive=digest)
+    (stone,) = eventually(lambda: cluster.revisions("missed"))
+
+    assert stone["spec"]["profileUID"] == GONE
+    assert stone["spec"]["installation"] == here
+    assert stone["spec"]["placement"]["withdrawn"] is True
+    assert not stone["spec"].get("content", {}).get("texts")
+    # all of a report is decided at once, in the order of names, so the others have been decided
+    assert not cluster.revisions("elsewhere")
+    assert not cluster.revisions("unknown")
+    (wanted,) = cluster.revisions("alive")
+    assert not wanted["spec"]["placement"].get("withdrawn")
+
+    cluster.report("two", {"missed": orphan(GONE, here)}, alive=digest)
+    cluster.report("one", alive=digest)
+    everything_is_seen(cluster)
+    assert cluster.revisions("missed") == [stone]
+    cluster.report("two", alive=digest)
+    eventually(lambda: not cluster.revisions("missed"))
+
+
+def test_an_earlier_object_of_the_same_name_is_told_of_beside_the_later_one(cluster: Cluster):
+    digest = publish(cluster, "again")
+    cluster.report("one", {"again": orphan(GONE, cluster.installation())}, again=digest)
+    wanted, stone = eventually(lambda: len(found := cluster.revisions("again")) == 2 and found)
+
+    assert stone["spec"]["profileUID"] == GONE
+    assert wanted["spec"]["content"]["digest"] == digest
+    assert not wanted["spec"]["placement"].get("withdrawn")
+    assert cluster.ready("again") == ("True", "Ready")
+
+
+def test_a_repair_is_told_once_and_an_old_one_never(cluster: Cluster):
+    digest = publish(cluster, "drifted")
+    cluster.stop()
+
+    def repaired(count: int) -> None:
+        told = {"drifted": {"count": count, "message": "the kernel had no drifted"}}
+        cluster.report("one", repairs=told, drifted=digest)
+
+    repaired(3)
+    cluster.start()
+    everything_is_seen(cluster)
+    assert not cluster.events("drifted", "DriftRepaired")
+
+    repaired(4)
+    (event,) = eventually(lambda: cluster.events("drifted", "DriftRepaired"))
+    assert event.type == "Warning"
+    assert event.message.startswith("one: the kernel had no drifted; it is loaded again (4 times since")
+    cluster.report("two", drifted=digest)
+    everything_is_seen(cluster)
+    assert len(cluster.events("drifted", "DriftRepaired")) == 1
+
+
+def test_a_deletion_is_forced_by_the_annotation(cluster: Cluster):
+    publish(cluster, "held")
+    cluster.delete("securityprofiles", "held")
+    eventually(lambda: cluster.revisions("held")[0]["spec"]["placement"]["withdrawn"])
+    assert not cluster.revisions("held")[0]["spec"]["placement"].get("force")
+
+    change = {"metadata": {"annotations": {"hauberk.dev/force-delete": "true"}}}
+    cluster.api.patch_cluster_custom_object(GROUP, VERSION, "securityprofiles", "held", change)
+    eventually(lambda: cluster.revisions("held")[0]["spec"]["placement"]["force"])
+    assert not cluster.is_gone("securityprofiles", "held")  # nodes hold it still
+
+    for node in ("one", "two"):
+        cluster.report(node)
+    eventually(lambda: cluster.is_gone("securityprofiles", "held"))
+    assert not cluster.revisions("held")

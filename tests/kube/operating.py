@@ -1,0 +1,191 @@
+"""The operator as a process, and the nodes around it: what the tests of it write and read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client
+
+from tests.kube.accounts import Object
+
+GROUP, VERSION = "hauberk.dev", "v1alpha1"
+BOOT = "11111111-2222-3333-4444-555555555555"
+POLICY = "profile {name} {{\n  file,\n  deny {folder}/** w,\n}}\n"
+
+
+def eventually(what: Callable[[], Any], within: float = 30) -> Any:
+    """Return what a function returns once that is true; what is not there yet is not yet."""
+    end = time.monotonic() + within
+    while True:
+        last: object = None
+        try:
+            if found := what():
+                return found
+        except (AssertionError, KeyError, client.ApiException) as error:
+            last = error
+        assert time.monotonic() < end, f"not within {within:g} s; last: {last}"
+        time.sleep(0.05)
+
+
+class Cluster:
+    """The API server with a few nodes in it, and the operator as a process that can be ended.
+
+    `taboo` are the words that its log must not have: a right that is missing, or a bug.
+    """
+
+    taboo: tuple[str, ...] = ("Traceback", "forbidden")
+
+    def __init__(
+        self, api: client.CustomObjectsApi, core: client.CoreV1Api, kubeconfig: Path, log: Path
+    ) -> None:
+        self.api, self.core, self.kubeconfig, self.log = api, core, kubeconfig, log
+        self.operator: subprocess.Popen[bytes] | None = None
+
+    # --- the operator -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "NAMESPACE": "hauberk-system"}
+        environment.pop("POD_NAME", None)  # there are no agents to keep here
+        with self.log.open("ab") as log:
+            self.operator = subprocess.Popen(
+                [sys.executable, "-m", "hauberk.operator.main"], env=environment, stderr=log, stdout=log
+            )
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        assert self.operator
+        self.operator.send_signal(how)
+        self.operator.wait(timeout=20)
+
+    # --- objects ------------------------------------------------------------------------------------------
+
+    def apply(self, name: str, folder: str = "/tmp", **spec: Any) -> None:
+        """Create a profile, or replace its spec."""
+        policy = spec.pop("policy", POLICY.format(name=name, folder=folder))
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "SecurityProfile",
+            "metadata": {"name": name},
+            "spec": {"type": "AppArmor", "appArmor": {"policy": policy}, **spec},
+        }
+        try:
+            self.api.create_cluster_custom_object(GROUP, VERSION, "securityprofiles", body)
+        except client.ApiException as error:
+            if error.status != 409:
+                raise
+            self.api.patch_cluster_custom_object(GROUP, VERSION, "securityprofiles", name, body)
+
+    def get(self, plural: str, name: str) -> dict[str, Any]:
+        found: Any = self.api.get_cluster_custom_object(GROUP, VERSION, plural, name)
+        return found
+
+    def is_gone(self, plural: str, name: str) -> bool:
+        try:
+            self.get(plural, name)
+        except client.ApiException as error:
+            return error.status == 404
+        return False
+
+    def delete(self, plural: str, name: str) -> None:
+        self.api.delete_cluster_custom_object(GROUP, VERSION, plural, name)
+
+    def revisions(self, profile: str) -> list[dict[str, Any]]:
+        """Return a profile's revisions, the wanted one first."""
+        listed: Any = self.api.list_cluster_custom_object(
+            GROUP, VERSION, "profilerevisions", label_selector=f"hauberk.dev/profile={profile}"
+        )
+        found = listed["items"]
+        return sorted(found, key=lambda one: one["spec"]["placement"]["sequence"], reverse=True)
+
+    def installation(self) -> str:
+        """Return the UID of the definition of SecurityProfiles."""
+        definitions = client.ApiextensionsV1Api(self.core.api_client)
+        found: Any = definitions.read_custom_resource_definition(f"securityprofiles.{GROUP}")
+        return found.metadata.uid
+
+    def events(self, profile: str, reason: str) -> list[Any]:
+        """Return the Events on a profile that give a reason."""
+        about = f"involvedObject.name={profile},reason={reason}"
+        listed: Any = self.core.list_namespaced_event("default", field_selector=about)
+        return listed.items
+
+    def ready(self, name: str) -> tuple[str, str]:
+        """Return status and reason of Ready, of the current generation only."""
+        body = self.get("securityprofiles", name)
+        for one in body["status"]["conditions"]:
+            if one["type"] == "Ready" and one["observedGeneration"] == body["metadata"]["generation"]:
+                return one["status"], one["reason"]
+        return "", ""
+
+    def node(self, name: str, *, ready: bool = True) -> None:
+        """Make a node, or change whether it is Ready."""
+        labels = {"kubernetes.io/os": "linux"}
+        body = client.V1Node(metadata=client.V1ObjectMeta(name=name, labels=labels))
+        try:
+            self.core.create_node(body)
+        except client.ApiException as error:
+            if error.status != 409:
+                raise
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": now, "reason": "Test"}
+        info = dict.fromkeys(
+            (
+                "architecture",
+                "containerRuntimeVersion",
+                "kernelVersion",
+                "kubeProxyVersion",
+                "kubeletVersion",
+                "machineID",
+                "operatingSystem",
+                "osImage",
+                "systemUUID",
+            ),
+            "",
+        )
+        status = {"conditions": [condition], "nodeInfo": {**info, "bootID": BOOT}}
+        self.core.patch_node_status(name, {"status": status})
+
+    def report(
+        self, node: str, /, orphans: Object | None = None, repairs: Object | None = None, **profiles: str
+    ) -> None:
+        """Write a node's report as its agent would."""
+        held = {name.replace("_", "-"): f"{digest}/enforce/0123456789" for name, digest in profiles.items()}
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "ProfileNode",
+            "metadata": {"name": node},
+            "status": {
+                "bootID": BOOT,
+                "facts": {"appArmor": {"enabled": True}},
+                "appArmor": {
+                    "profiles": held,
+                    "problems": {},
+                    "orphans": orphans or {},
+                    "repairs": repairs or {},
+                },
+            },
+        }
+        try:
+            self.api.create_cluster_custom_object(GROUP, VERSION, "profilenodes", body)
+        except client.ApiException as error:
+            if error.status != 409:
+                raise
+            there = self.get("profilenodes", node)
+            body["metadata"] = {"name": node, "resourceVersion": there["metadata"]["resourceVersion"]}
+            self.api.replace_cluster_custom_object(GROUP, VERSION, "profilenodes", node, body)
+
+
+def publish(cluster: Cluster, name: str, folder: str = "/tmp") -> str:
+    """Apply a profile, report it from both nodes and return its revision once it is Ready."""
+    cluster.apply(name, folder)
+    digest = eventually(lambda: cluster.revisions(name))[0]["spec"]["content"]["digest"]
+    for node in ("one", "two"):
+        cluster.report(node, **{name.replace("-", "_"): digest})
+    eventually(lambda: cluster.ready(name) == ("True", "Ready"))
+    return digest

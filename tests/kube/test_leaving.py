@@ -1,0 +1,96 @@
+"""How Hauberk goes away: its operator, as the README says, or all of its kinds at once while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kubernetes import watch
+
+from tests.kube.conftest import CRDS, DEPLOY, Kubectl, wait_served
+from tests.kube.operating import GROUP, VERSION, Cluster, eventually, publish
+
+FINALIZERS = ["hauberk.dev/profile"]
+
+
+@pytest.fixture
+def taking_away(cluster: Cluster, kubectl: Kubectl) -> Iterator[Cluster]:
+    """The same, for a test that takes something of deploy/ away: it is put back."""
+    cluster.taboo = ()
+    yield cluster
+    kubectl.ok("apply", "-k", str(DEPLOY))
+    wait_served(kubectl)
+
+
+def finalizers(cluster: Cluster, name: str) -> list[str]:
+    return cluster.get("securityprofiles", name)["metadata"].get("finalizers", [])
+
+
+# -- the operator ends ------------------------------------------------------------------------------
+
+
+def test_an_operator_that_only_ends_keeps_its_finalizers(cluster: Cluster):
+    publish(cluster, "kept")
+    cluster.stop()
+    assert finalizers(cluster, "kept") == FINALIZERS
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        ["deployment/hauberk-operator", "--namespace=hauberk-system"],
+        ["-k", str(DEPLOY / "operator")],
+    ],
+    ids=["its-deployment", "all-of-it"],
+)
+def test_an_operator_that_is_taken_away_lets_everything_go(
+    taking_away: Cluster, kubectl: Kubectl, what: list[str]
+):
+    cluster = taking_away
+    publish(cluster, "free")
+    cluster.api.patch_cluster_custom_object(
+        GROUP, VERSION, "securityprofiles", "free", {"metadata": {"finalizers": [*FINALIZERS, "test/other"]}}
+    )
+    publish(cluster, "deleted")
+    cluster.delete("securityprofiles", "deleted")
+    eventually(lambda: cluster.revisions("deleted")[0]["spec"]["placement"]["withdrawn"])
+
+    kubectl.ok("delete", *what)
+    cluster.stop()
+
+    assert finalizers(cluster, "free") == ["test/other"]
+    assert not cluster.revisions("free")[0]["spec"]["placement"]["withdrawn"]
+    assert cluster.is_gone("securityprofiles", "deleted")
+
+
+# -- the kinds go away ------------------------------------------------------------------------------
+
+
+def revisions_then(cluster: Cluster, since: str) -> list[dict[str, Any]]:
+    """Return every state that revisions have had since a moment that a list's resourceVersion tells."""
+    stream = watch.Watch().stream(
+        cluster.api.list_cluster_custom_object,
+        GROUP,
+        VERSION,
+        "profilerevisions",
+        resource_version=since,
+        timeout_seconds=1,
+    )
+    told: list[Any] = list(stream)
+    return [one["object"] for one in told]
+
+
+def test_a_kind_that_goes_away_takes_nothing_from_the_nodes(taking_away: Cluster, kubectl: Kubectl):
+    """Only SecurityProfiles' definition: what becomes of the revisions can be watched."""
+    cluster = taking_away
+    for name in ("one", "two"):
+        publish(cluster, name)
+    listed: Any = cluster.api.list_cluster_custom_object(GROUP, VERSION, "profilerevisions")
+
+    kubectl.ok("delete", "crd/securityprofiles.hauberk.dev", "--timeout=30s")
+
+    left = revisions_then(cluster, listed["metadata"]["resourceVersion"])
+    assert not [one for one in left if one["spec"]["placement"]["withdrawn"]]
+    for name in ("one", "two"):
+        assert len(cluster.revisions(name)) == 1
