@@ -137,7 +137,7 @@ class Cluster:
         return decode(SecurityProfile, body).metadata.uid != tombstone.spec.profile_uid
 
     async def store(self) -> Store:
-        """Return where SecurityProfiles are kept now.
+        """Return where SecurityProfiles are kept now; a kind that is not served is as good as going away.
 
         Raises:
             ClusterFault: the API can't be read.
@@ -152,6 +152,9 @@ class Cluster:
                 raise _fault(f"the definition of {plural} can't be read", error) from error
             except (httpx2.HTTPError, OSError) as error:
                 raise _fault(f"the definition of {plural} can't be read", error) from error
+            conditions = (crd.status and crd.status.conditions) or []
+            if not any(one.type == "Established" and one.status == "True" for one in conditions):
+                return Store(terminating=True)
             found[plural] = crd.metadata or ObjectMeta()
         return Store(
             installation=found[SECURITY_PROFILES].uid or "",

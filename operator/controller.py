@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +36,7 @@ from . import drift
 from .agents import Settings, manifest, settings_from
 from .aggregate import aggregate
 from .cluster import Cluster
-from .desired import RemoveFinalizer, desired, tombstones
+from .desired import RemoveFinalizer, desired, publishes, tombstones
 from .publish import content_digest, judged_text, name_owners
 from .snapshot import (
     Accepted,
@@ -55,6 +56,8 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
+# A kind that was just made is served at once, and is in the API's list of kinds soon after.
+DISCOVERY_SECONDS = 2.0
 # The kubelet gives a pod half a minute to end.
 LET_GO_SECONDS = 20.0
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
@@ -133,6 +136,25 @@ class Controller:
         }
 
     # --- the loop -----------------------------------------------------------------------------------------
+
+    async def await_kinds(self) -> None:
+        """Return when the API serves Hauberk's kinds: a watch can't be begun on one that is not there.
+
+        Where they are being removed, objects that wait for this operator hold that up: they are let go.
+        """
+        try:
+            await self._find_kinds()
+        except ClusterFault:
+            await self._until_done("start", self._find_kinds)
+            await asyncio.sleep(DISCOVERY_SECONDS)
+
+    async def _find_kinds(self) -> None:
+        self.store = await self.cluster.store()
+        if not self.store.terminating:
+            return
+        with contextlib.suppress(ClusterFault):  # their kind may be gone already
+            await self._drop_finalizers(only_deleted=True)
+        raise ClusterFault(Reason.PROGRESSING, "the CRDs of deploy/crds are not there, or are being removed")
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -214,10 +236,10 @@ class Controller:
         Raises:
             ClusterFault: a write was not taken; all others were made all the same.
         """
-        await self._look_at_store()
         snapshot = self.snapshot()
         self._judge(snapshot)
         owners = name_owners(snapshot)
+        snapshot = await self._look_at_store(snapshot, owners)
         faults: list[ClusterFault] = []
         for name, profile in sorted(snapshot.profiles.items()):
             try:
@@ -235,14 +257,23 @@ class Controller:
         if faults:
             raise faults[0]
 
-    async def _look_at_store(self) -> None:
-        """See whether Hauberk's kinds are going away: then a deletion is not what an author asked for."""
-        deleted = {one.metadata.uid for one in self.profiles.values() if one.metadata.deletion_timestamp}
+    async def _look_at_store(self, snapshot: Snapshot, owners: dict[str, str]) -> Snapshot:
+        """See whether Hauberk's kinds are going away: then a deletion is not what an author asked for.
+
+        After the objects were seen, so that one that goes because its kind goes is not taken for deleted. And
+        before something is published: it says where it is from.
+        """
+        deleted = {one.metadata.uid for one in snapshot.profiles.values() if one.metadata.deletion_timestamp}
         now = time.monotonic()
-        if deleted - self.deleted or (deleted and now - self.looked_at > TICK_SECONDS):
+        if (
+            deleted - self.deleted
+            or (deleted and now - self.looked_at > TICK_SECONDS)
+            or any(publishes(one, snapshot, owners) for one in snapshot.profiles.values())
+        ):
             self.store = await self.cluster.store()
             self.looked_at = now
         self.deleted = deleted
+        return dataclasses.replace(snapshot, store=self.store)
 
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]
@@ -283,11 +314,13 @@ class Controller:
             with attempt:
                 await self._drop_finalizers()
 
-    async def _drop_finalizers(self) -> None:
+    async def _drop_finalizers(self, *, only_deleted: bool = False) -> None:
         """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""
         kept = 0
         async for body in self.cluster.listing(SECURITY_PROFILES):
             profile = decode(SecurityProfile, body)
+            if only_deleted and not profile.metadata.deletion_timestamp:
+                continue
             if FINALIZER in profile.metadata.finalizers:
                 kept += 1
                 await self.cluster.carry_out(RemoveFinalizer(profile))

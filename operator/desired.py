@@ -10,9 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile
-from ..crds.names import FINALIZER, FORCE_DELETE
+from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..crds.reasons import NodeState
-from .publish import NO_CONTENT, content_digest, judgement, placement, tombstone, wanted_revision
+from .publish import (
+    NO_CONTENT,
+    content_digest,
+    judgement,
+    placement,
+    tombstone,
+    wanted_revision,
+)
 from .rollout import nodes_still_holding, on_nodes
 from .snapshot import Accepted, Snapshot
 
@@ -76,6 +83,14 @@ def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, s
         writes += _publishing(profile, accepted, snapshot)
     writes += _superseded(profile, snapshot)
     return writes
+
+
+def publishes(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> bool:
+    """Return whether a profile has accepted content that is not published yet."""
+    if profile.metadata.deletion_timestamp or profile.spec.suspend:
+        return False
+    name = revision_name(profile.metadata.name, content_digest(profile))
+    return name not in snapshot.revisions and isinstance(judgement(profile, snapshot, owners), Accepted)
 
 
 def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:

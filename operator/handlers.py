@@ -46,6 +46,7 @@ def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         configure(settings)
+        await controller.await_kinds()  # kopf looks for them once, after this
         memo.task = asyncio.create_task(controller.run())
 
         def ended(task: asyncio.Task[None]) -> None:

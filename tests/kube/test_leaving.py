@@ -94,3 +94,25 @@ def test_a_kind_that_goes_away_takes_nothing_from_the_nodes(taking_away: Cluster
     assert not [one for one in left if one["spec"]["placement"]["withdrawn"]]
     for name in ("one", "two"):
         assert len(cluster.revisions(name)) == 1
+
+
+def test_kinds_that_went_away_while_nobody_was_there_and_come_back(taking_away: Cluster, kubectl: Kubectl):
+    """An operator that was started again meanwhile lets them go, and serves the next ones."""
+    cluster = taking_away
+    publish(cluster, "before")
+    cluster.stop()
+    assert finalizers(cluster, "before") == FINALIZERS
+    kubectl.ok("delete", "-k", str(CRDS), "--wait=false")
+    kubectl.ok("wait", "crd/profilerevisions.hauberk.dev", "--for=delete", "--timeout=30s")
+    assert not cluster.is_gone("securityprofiles", "before")
+
+    cluster.start()
+
+    kubectl.ok("wait", "crd/securityprofiles.hauberk.dev", "--for=delete", "--timeout=30s")
+    kubectl.ok("apply", "-k", str(DEPLOY))
+    wait_served(kubectl)
+    cluster.apply("anew")
+    (revision,) = eventually(lambda: cluster.revisions("anew"), within=60)
+    assert revision["spec"]["installation"] == cluster.installation()
+    cluster.apply("anew", "/var")  # a watch told of it: nothing else would within minutes
+    eventually(lambda: len(cluster.revisions("anew")) == 2)
