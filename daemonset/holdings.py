@@ -38,6 +38,7 @@ class Holding(msgspec.Struct, frozen=True):
         former: names that an earlier text of the profile defined and that are still to be removed.
         installation: which store of SecurityProfiles its revision came from.
         allow_attachment: it may attach to programs of the host.
+        adopted: it took over what the host owned, which is kept to be given back.
         released: it was deleted by force while in use: a permissive one is loaded and goes when it is unused.
     """
 
@@ -53,6 +54,7 @@ class Holding(msgspec.Struct, frozen=True):
     former: list[str] = []
     installation: str = ""
     allow_attachment: bool = False
+    adopted: bool = False
     released: bool = False
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..crds.models import Problem, ProfileRevision, Text
+from ..crds.models import Problem, ProfileRevision, RevisionSpec, Text
 from ..crds.names import ANY_FACTS, CONTRACT
 from ..crds.reasons import Reason
 from .holdings import Holding
@@ -238,9 +238,23 @@ def _wanted(
     placement = newest.placement
     if not placement.node_selector.matches(dict(snapshot.labels)):
         return (_going(holding, snapshot) if holding else None), None
+    if holding and _lacks_leave(holding, newest):
+        return Remove(holding), None
     if placement.suspend and holding and not holding.released:
         return _repair(holding, snapshot), None
     return _newest_that_works(profile, revisions, holding, snapshot)
+
+
+def _lacks_leave(holding: Holding, wanted: RevisionSpec) -> bool:
+    """Return whether what is held has power over the host that nobody gave to the one who wants it now.
+
+    What was adopted is given back as soon as it may not be held. Host programs that an attachment confined
+    keep the name: the next SecurityProfile of that name must not get them with it.
+    """
+    if holding.adopted and not wanted.placement.adopt:
+        return True
+    another = holding.uid != wanted.profile_uid
+    return holding.allow_attachment and another and not wanted.content.allow_attachment
 
 
 def _newest_that_works(

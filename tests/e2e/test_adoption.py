@@ -59,6 +59,13 @@ def test_a_profile_of_the_host_is_taken_over_and_given_back(hosts: dict[str, dic
     for node in APPARMOR_NODES:
         assert modes(node) == {"adopted": "enforce", "other": "enforce"}
         assert kernel(node)["other"] == hosts[node]["other"]
+    # without the flag it is the host's again, at once
+    apply(profile("adopted", deny_write("adopted")))
+    eventually(lambda: ready("adopted")[1] == "NodesFailed")
+    for node in APPARMOR_NODES:
+        assert modes(node) == before[node]
+    apply(profile("adopted", deny_write("adopted"), adopt=True))
+    wait_ready("adopted")
     ok(kubectl("delete", "secprof/adopted", "--timeout=60s"))
     for node in APPARMOR_NODES:
         assert modes(node) == before[node]
