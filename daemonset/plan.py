@@ -322,12 +322,15 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
             allow_attachment=holding.allow_attachment,
             drift=wrong if holding.boot_id == snapshot.boot_id else "",
         )
-    if stale := stale_names(holding, snapshot.holdings, snapshot.kernel):
-        return Prune(holding, stale)
+    stale = stale_names(holding, snapshot.holdings, snapshot.kernel)
+    prune = Prune(holding, stale) if stale else None
+    if prune and prune.key not in snapshot.refused:
+        return prune
+    # A name that can't go yet, for a task has it, does not keep what is loaded from the disk.
     written = snapshot.boot_files.get(holding.profile) == holding.revision
     if holding.profile in snapshot.unrecorded or (holding.boots and not written):
         return Persist(holding)
-    return None
+    return prune
 
 
 def mismatch(holding: Holding, kernel: Mapping[str, Loaded], boot_id: str) -> str:
