@@ -93,9 +93,9 @@ class Parser:
         found = hashlib.sha256((await self.version()).encode())
         for file in sorted(path for path in self.base.rglob("*") if path.is_file()):
             found.update(f"\0{file.relative_to(self.base)}\0".encode(errors="surrogateescape"))
-            found.update(file.read_bytes())
+            found.update(hashlib.sha256(file.read_bytes()).digest())
         if self.features:
-            found.update(self.features.read_bytes())
+            found.update(hashlib.sha256(self.features.read_bytes()).digest())
         return found.hexdigest()
 
     async def names(self, text: str) -> list[str]:
