@@ -59,7 +59,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Prune:
-    """Remove kernel names that a replaced text defined and the loaded one does not."""
+    """Remove kernel names that a replaced text defined and the loaded one does not, and forget them."""
 
     holding: Holding
     names: tuple[str, ...]
@@ -323,7 +323,8 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
             drift=wrong if holding.boot_id == snapshot.boot_id else "",
         )
     stale = stale_names(holding, snapshot.holdings, snapshot.kernel)
-    prune = Prune(holding, stale) if stale else None
+    # Also where no name is left: what the host loads under one later must not be taken for it.
+    prune = Prune(holding, stale) if stale or holding.former else None
     if prune and prune.key not in snapshot.refused:
         return prune
     # A name that can't go yet, for a task has it, does not keep what is loaded from the disk.
