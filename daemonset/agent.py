@@ -206,6 +206,7 @@ class Agent:
         for step in decided.steps:
             if isinstance(step, Persist):
                 await self._take(backend, step)
+                self.alive_at = time.monotonic()  # a slow disk has its time for each of many
                 done.append(step)
                 if self.wake.is_set():
                     break
