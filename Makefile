@@ -41,6 +41,12 @@ kube: $(VENV)/.done test-deps ## Against a real kube-apiserver and etcd
 e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux
 	$(PY) -m tests.e2e
 
+CORPUS ?=
+.PHONY: corpus
+corpus: $(VENV)/.done lab-deps ## Other people's profiles against the parser, on the lab (CORPUS=folder)
+	@test -n "$(CORPUS)" || { echo "name a folder of AppArmor profiles: make corpus CORPUS=..."; exit 2; }
+	@$(PY) -m tests.corpus "$(CORPUS)"
+
 lab-deps: $(VENV)/.done ## Install what the lab needs (Debian and Ubuntu)
 	@$(PY) -m lab deps --install
 

@@ -7,21 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import SYSTEM, kubectl, ok, remove
+from tests.e2e.cluster import remove
+from tests.e2e.prepared import install
 
 
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
     """Install Hauberk as its users do, and wait until every node has reported."""
     assert "LAB_NAME" in os.environ, "run these tests with `make e2e`"
-    there = kubectl("get", "deployment/hauberk-operator", f"--namespace={SYSTEM}").code == 0
-    ok(kubectl("apply", "--kustomize", "deploy"))
-    workloads = ("deployment/hauberk-operator", "daemonset/hauberk-agent")
-    if there:  # the image has the same tag as the one that runs
-        ok(kubectl("rollout", "restart", f"--namespace={SYSTEM}", *workloads))
-    for what in workloads:
-        ok(kubectl("wait", "--for=create", what, f"--namespace={SYSTEM}", "--timeout=60s"))
-        ok(kubectl("rollout", "status", what, f"--namespace={SYSTEM}", "--timeout=120s"))
+    install(restart=True)
 
 
 @pytest.fixture(autouse=True)

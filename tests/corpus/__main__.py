@@ -1,0 +1,59 @@
+"""`python -m tests.corpus FOLDER`: brings a lab up and holds Hauberk against the parser, text by text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.cluster import Lab
+from lab.progress import Progress
+from tests.corpus.compare import texts
+from tests.e2e.prepared import lab, prepare
+
+NODES = "debian12,debian13"
+HELP = """Apply each AppArmor text of FOLDER and compare what came of it with the parser's own word.
+
+FOLDER is only read. Its texts are the files in FOLDER/apparmor, or where there is no such folder, those in
+FOLDER itself. On every node with AppArmor the image's apparmor_parser is asked by itself whether it takes a
+text, and what it makes of it. Hauberk has to agree: Ready, with the same names and the same hash in the
+kernel; or refused, with the parser's line, and nothing loaded. What Hauberk refuses by a rule of its own is
+listed.
+
+\b
+Examples:
+  make corpus CORPUS=../shared/corpus
+  python -m tests.corpus /etc/apparmor.d
+  KEEP_LAB=1 LAB_NAME=mine python -m tests.corpus profiles-of-a-friend
+
+The lab is called `corpus`, or as LAB_NAME says. One that is up already is used and stays up; KEEP_LAB=1
+also keeps one that this command brought up. Exit code: 0 if all agree, 1 if any does not, 2 for wrong use,
+else that of the lab.
+"""
+
+
+def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="FOLDER")]) -> None:
+    """Bring the lab up, run the comparison inside of it, and end what was brought up."""
+    if not texts(folder):
+        raise typer.BadParameter(f"{folder} holds no AppArmor text, in `apparmor` or directly")
+    name = os.environ.get("LAB_NAME", "corpus")
+    os.environ["LAB_NAME"] = name
+    was_up = Lab(name, Progress(terminal=False)).state.exists()
+    try:
+        prepare(name, NODES)
+        lab(name, "run", "--", sys.executable, "-m", "tests.corpus.run", str(folder.resolve()))
+    except subprocess.CalledProcessError as error:
+        raise typer.Exit(error.returncode) from error
+    finally:
+        if not was_up and not os.environ.get("KEEP_LAB"):
+            lab(name, "down")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})(main)
+    app(prog_name="python -m tests.corpus")
