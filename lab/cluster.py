@@ -4,17 +4,18 @@ Called by commands.py. Ties together state, network, control plane and nodes; ev
 is done under the lab's lock, and can be cut short at any point: `down` cleans up whatever is there.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tenacity
 
-from lab import binaries, deps, node, process, rootfs
+from lab import binaries, cache, deps, node, process, rootfs
 from lab.controlplane import CONTROL_PLANE, ControlPlane
 from lab.errors import FailedError, NotUpError, UnmetError, UsageError
 from lab.network import LAST_INDEX, Network
@@ -32,8 +33,7 @@ class Lab:
     """The lab called `name`."""
 
     def __init__(self, name: str, progress: Progress) -> None:
-        if not name.replace("-", "").isalnum() or len(name) > 40:
-            raise UsageError(f"{name} is no name for a lab: take letters, digits and dashes, 40 at most.")
+        must_be_a_name(name, "a lab")
         self.name = name
         self.progress = progress
         self.state = State(name)
@@ -120,6 +120,50 @@ class Lab:
             plane.stop(components)
             for component in components:
                 self.state.set_process(component, None)
+
+    # --- the store
+
+    def save_store(self, name: str) -> None:
+        """Keep all that the API server stores, as it is now, under a name; what was kept so is replaced."""
+        must_be_a_name(name, "a store")
+        self.must_be_up()
+        step = self.progress.step(f"saving the store as {name}")
+        with self.state.changing(), step, self._store_at_rest() as data:
+            copy_folder(data, self.state.store_folder(name))
+
+    def restore_store(self, name: str) -> None:
+        """Put the API server's store back to what it was when it was saved; the nodes run on.
+
+        Their kubelets and kube-proxies start again: what they have watched since is ahead of the restored
+        store, and they would take no notice of it until it has caught up.
+        """
+        self.must_be_up()
+        saved = self.state.store_folder(name)
+        if not saved.is_dir():
+            there = ", ".join(self.state.stores())
+            raise UsageError(f"There is no saved store {name}: {there or 'none'} can be restored.")
+        with self.state.changing(), self.progress.step(f"restoring the store {name}"):
+            with self._store_at_rest() as data:
+                copy_folder(saved, data)
+            nodes = [found for found in self.state.nodes() if node.running(self.state, found)]
+            each(nodes, lambda found: self.capture(found, ["sh", "-c", "kill $(pidof kubelet kube-proxy)"]))
+            self._wait_ready([found for found in nodes if not self.network.is_cut(found.at)])
+
+    @contextlib.contextmanager
+    def _store_at_rest(self) -> Generator[Path]:
+        """Yield etcd's folder while nothing uses it; what ran before runs again afterwards.
+
+        All of the control plane ends: the scheduler and the controllers, too, remember what they have seen.
+        """
+        plane = self.control_plane()
+        running = [component for component in CONTROL_PLANE if plane.is_running(component)]
+        plane.stop(CONTROL_PLANE, grace=1)
+        for component in CONTROL_PLANE:
+            self.state.set_process(component, None)
+        try:
+            yield plane.files.data
+        finally:
+            self._start_control_plane(running)
 
     # --- nodes
 
@@ -370,6 +414,22 @@ def is_ready(item: Mapping[str, Any]) -> bool:
     """Whether a Node object says that the node is ready."""
     conditions = item.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def must_be_a_name(name: str, what: str) -> None:
+    """Raise UsageError unless `name` can be the name of a folder and of a network namespace."""
+    if not name.replace("-", "").isalnum() or len(name) > 40:
+        raise UsageError(f"{name} is no name for {what}: take letters, digits and dashes, 40 at most.")
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`, whatever was there; cut short, it is left either old or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"making-{target.name}")
+    cache.remove(temporary)
+    shutil.copytree(source, temporary)
+    cache.remove(target)
+    temporary.rename(target)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -34,6 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+store = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(store, name="store", help="Save what the API server stores, or put it back to what was saved.")
 # everything after the command's own words belongs to the command that is run
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -218,6 +220,27 @@ def control_plane(
         _lab().start_components(named)
     else:
         raise UsageError(f"{action} is neither stop nor start.")
+
+
+Store = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and dashes.")]
+
+
+@store.command(name="save")
+def save_store(name: Store) -> None:
+    """Keep all objects of the API as they are now; they are gone with the lab.
+
+    Example: python -m lab store save before
+    """
+    _lab().save_store(name)
+
+
+@store.command(name="restore")
+def restore_store(name: Store) -> None:
+    """Put all objects of the API back to what was saved, as from a backup of etcd; the nodes run on.
+
+    Example: python -m lab store restore before
+    """
+    _lab().restore_store(name)
 
 
 @app.command()

@@ -280,11 +280,14 @@ class ControlPlane:
         found = self.running.get(component)
         return found is not None and process.alive(found)
 
-    def stop(self, components: Sequence[str] = CONTROL_PLANE) -> None:
-        """Stop these components, the last started first; those that do not run are passed over."""
+    def stop(self, components: Sequence[str] = CONTROL_PLANE, grace: float = 5) -> None:
+        """Stop these components, the last started first; those that do not run are passed over.
+
+        The API server takes all of `grace` (seconds) while someone watches, and has nothing to write out.
+        """
         for component in reversed(CONTROL_PLANE):
             if component in components and component in self.running:
-                process.stop(self.running.pop(component), grace=5)
+                process.stop(self.running.pop(component), grace=grace)
 
     def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Return when /readyz says ok; raise FailedError when a program ended or the time is over."""

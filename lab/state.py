@@ -81,6 +81,15 @@ class State:
         """Forget a node with its disk."""
         cache.remove(self.node_folder(name))
 
+    def store_folder(self, name: str) -> Path:
+        """Return the folder of a saved store."""
+        return self.folder / "stores" / name
+
+    def stores(self) -> list[str]:
+        """Return the names of the saved stores."""
+        found = (path.name for path in self.folder.glob("stores/*"))
+        return sorted(name for name in found if not name.startswith("making-"))
+
     def process(self, name: str) -> Process | None:
         """Return the process that was started under this name, which may have ended since."""
         path = self.folder / "processes" / f"{name}.json"

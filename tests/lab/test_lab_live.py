@@ -109,6 +109,8 @@ def test_run_is_inside_and_passes_the_exit_code_on(lab: Lab):
         (("add", "debian11"), 2, "no kind of node"),
         (("load", "/no-such.tar"), 2, "no file"),
         (("logs", "selinux", "nonsense"), 2, "no log of a node"),
+        (("store", "restore", "not-there"), 2, "There is no saved store not-there"),
+        (("store", "save", "../out"), 2, "is no name for a store"),
         (("--name", "not-there", "status"), 4, "is not up"),
     ],
 )
@@ -224,6 +226,53 @@ def test_the_api_server_can_be_restarted(lab: Lab):
     assert lab("run", "--", "kubectl", "get", "nodes", "--request-timeout=2s").returncode != 0
     lab.good("control-plane", "start", "apiserver")
     lab.good("run", "--", "kubectl", "get", "nodes")
+
+
+def test_the_store_is_put_back_while_the_nodes_run_on(lab: Lab, apparmor: str):
+    kubectl = ("run", "--", "kubectl")
+    pod = [*kubectl, "run", "probe-store", "--image=busybox:lab", "--image-pull-policy=Never"]
+    override = f'{{"spec": {{"nodeName": "{apparmor}", "terminationGracePeriodSeconds": 0}}}}'
+    boots = lab.good("exec", apparmor, "--", "cat", BOOT_ID)
+    try:
+        lab.good(*kubectl, "create", "configmap", "probe-kept", "--from-literal=when=before")
+        lab.good("store", "save", "before")
+        lab.good(*kubectl, "delete", "configmap", "probe-kept")
+        lab.good(*kubectl, "create", "configmap", "probe-later")
+        lab.good(*pod, f"--overrides={override}", "--", "sleep", "1000")
+        lab.good(*kubectl, "wait", "--for=condition=Ready", "pod/probe-store", "--timeout=60s")
+
+        lab.good("store", "restore", "before")
+
+        assert all(one["running"] for one in lab.status()["control_plane"].values())
+        found = lab.good(*kubectl, "get", "configmaps,pods", "--output=name").split()
+        assert "configmap/probe-kept" in found
+        assert not {"configmap/probe-later", "pod/probe-store"} & set(found)
+        assert lab.good("exec", apparmor, "--", "cat", BOOT_ID) == boots
+        # the kubelet has noticed: a pod of the future is ended, and a new one of that name starts
+        lab.good(*pod, f"--overrides={override}", "--", "sleep", "1000")
+        lab.good(*kubectl, "wait", "--for=condition=Ready", "pod/probe-store", "--timeout=60s")
+        logs = ["exec", apparmor, "--", "sh", "-c", "ls -d /var/log/pods/default_probe-store_* | wc -l"]
+        eventually(lambda: lab.good(*logs).strip() == "1")
+    finally:
+        lab(*kubectl, "delete", "configmap/probe-kept", "configmap/probe-later", "--ignore-not-found")
+        lab(*kubectl, "delete", "pod/probe-store", "--now", "--ignore-not-found")
+
+
+def test_saving_twice_keeps_the_last(lab: Lab):
+    kubectl = ("run", "--", "kubectl")
+    lab.good("control-plane", "stop", "scheduler")
+    try:
+        lab.good("store", "save", "twice")
+        lab.good(*kubectl, "create", "configmap", "probe-twice")
+        lab.good("store", "save", "twice")
+        # what was stopped on purpose stays so
+        assert not lab.status()["control_plane"]["kube-scheduler"]["running"]
+        lab.good(*kubectl, "delete", "configmap", "probe-twice")
+        lab.good("store", "restore", "twice")
+        assert "probe-twice" in lab.good(*kubectl, "get", "configmaps", "--output=name")
+    finally:
+        lab.good("control-plane", "start", "scheduler")
+        lab.good(*kubectl, "delete", "configmap", "probe-twice", "--ignore-not-found")
 
 
 def test_logs_are_there(lab: Lab, selinux: str):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import cache, process
+from lab import cache, cluster, process
 from lab.credentials import ADMIN, Credentials
 from lab.errors import FailedError, UnmetError
 from lab.state import Node, State
@@ -75,6 +75,22 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def test_a_folder_is_copied_whole_or_not_at_all(tmp_path: Path):
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    (source / "member" / "wal").mkdir(parents=True)
+    (source / "member" / "wal" / "0").write_text("one")
+    cluster.copy_folder(source, target)
+    # what a copy that was cut short had left, and a file that the source has no longer
+    (target.parent / "making-target").mkdir()
+    (source / "member" / "wal" / "0").rename(source / "member" / "wal" / "1")
+    cluster.copy_folder(source, target)
+    assert [path.name for path in sorted(target.rglob("*"))] == ["member", "wal", "1"]
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    with pytest.raises(FileNotFoundError):
+        cluster.copy_folder(tmp_path / "not-there", target)
+    assert (target / "member" / "wal" / "1").read_text() == "one"
+
+
 def test_state_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     state = State("x")
@@ -89,6 +105,9 @@ def test_state_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [node.name for node in again.nodes()] == ["a", "b"]
     assert again.processes() == {"etcd": process.Process(1, 2)}
     assert again.setting("binaries") == "/x"
+    again.store_folder("before").mkdir(parents=True)
+    (again.folder / "stores" / "making-after").mkdir()
+    assert state.stores() == ["before"]
     again.set_process("etcd", None)
     again.remove_node("a")
     assert again.processes() == {}
