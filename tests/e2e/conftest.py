@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.cluster import remove
-from tests.e2e.prepared import install
+from tests.e2e.prepared import install, save_store_before
 
 
 @pytest.fixture(scope="session", autouse=True)
 def installed() -> None:
     """Install Hauberk as its users do, and wait until every node has reported."""
     assert "LAB_NAME" in os.environ, "run these tests with `make e2e`"
+    save_store_before(os.environ["LAB_NAME"])
     install(restart=True)
 
 

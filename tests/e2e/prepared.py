@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+from lab.cluster import Lab
+from lab.progress import Progress
 from tests.e2e.cluster import SYSTEM, kubectl, ok
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
+# The saved store of a lab that Hauberk has never been installed on.
+BEFORE = "before-hauberk"
 WORKLOADS = ("deployment/hauberk-operator", "daemonset/hauberk-agent")
 
 
@@ -35,6 +39,13 @@ def prepare(name: str, nodes: str) -> None:
     lab(name, "build", "--tag", IMAGE, "--output", str(archive), str(ROOT))
     lab(name, "load", str(archive))
     sys.stderr.write(f"lab and image: {time.monotonic() - began:.0f} s\n")
+
+
+def save_store_before(name: str) -> None:
+    """Keep what the API stores before Hauberk is installed for the first time, for tests that put it back."""
+    there = kubectl("get", "namespace", SYSTEM).code == 0
+    if not there and BEFORE not in Lab(name, Progress(terminal=False)).state.stores():
+        lab(name, "store", "save", BEFORE)
 
 
 def install(*, restart: bool) -> None:
