@@ -248,11 +248,9 @@ def test_the_store_is_put_back_while_the_nodes_run_on(lab: Lab, apparmor: str):
         assert "configmap/probe-kept" in found
         assert not {"configmap/probe-later", "pod/probe-store"} & set(found)
         assert lab.good("exec", apparmor, "--", "cat", BOOT_ID) == boots
-        # the kubelet has noticed: a pod of the future is ended, and a new one of that name starts
+        # the kubelet follows the store as it is now: a new pod of that name starts
         lab.good(*pod, f"--overrides={override}", "--", "sleep", "1000")
         lab.good(*kubectl, "wait", "--for=condition=Ready", "pod/probe-store", "--timeout=60s")
-        logs = ["exec", apparmor, "--", "sh", "-c", "ls -d /var/log/pods/default_probe-store_* | wc -l"]
-        eventually(lambda: lab.good(*logs).strip() == "1")
     finally:
         lab(*kubectl, "delete", "configmap/probe-kept", "configmap/probe-later", "--ignore-not-found")
         lab(*kubectl, "delete", "pod/probe-store", "--now", "--ignore-not-found")
