@@ -38,11 +38,15 @@ _ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use: wall and CPU seconds, bytes of memory and bytes of output."""
+    """What one run may use: wall and CPU seconds, bytes of memory and bytes of output.
+
+    The policies of the library compile within 24 MiB. The pods' own memory limits have room for as many runs
+    as are made at once: what the kernel kills for the pod's sake has no verdict.
+    """
 
     seconds: float = 20.0
     cpu_seconds: int = 15
-    memory: int = 1 << 30
+    memory: int = 160 << 20
     output: int = 16 << 20
 
 

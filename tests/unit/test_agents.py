@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hauberk.crds.names import AGENT, OPERATOR
+from hauberk.daemonset.compiling import AT_ONCE
 from hauberk.operator.agents import Settings, manifest, settings_from
+from hauberk.operator.controller import JUDGES
+from hauberk.profiles.parser import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[2]
 PLAIN = Settings(namespace="hauberk-system", image="registry.example/hauberk:1", owner_uid="uid-1")
 
 
@@ -57,6 +63,19 @@ def test_it_is_small(pod: dict[str, Any]):
     resources = pod["containers"][0]["resources"]
     assert resources["limits"].keys() == {"memory"}
     assert resources["requests"].keys() == {"cpu", "memory"}
+    assert mebibytes(resources["limits"]["memory"]) >= AT_ONCE * (Limits().memory >> 20) + 100
+
+
+def mebibytes(quantity: str) -> int:
+    assert quantity.endswith("Mi")
+    return int(quantity.removesuffix("Mi"))
+
+
+def test_the_operator_has_room_for_the_parsers_that_it_runs():
+    deployment = yaml.safe_load((ROOT / "deploy/operator/deployment.yaml").read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    limit = mebibytes(container["resources"]["limits"]["memory"])
+    assert limit >= JUDGES * (Limits().memory >> 20) + 150
 
 
 def test_it_goes_with_the_operator():

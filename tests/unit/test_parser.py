@@ -223,7 +223,7 @@ async def test_no_core_is_dumped_and_limits_hold_in_children(tmp_path: Path):
         program=program(tmp_path, "sleep 0.1; sh -c 'ulimit -c; ulimit -t; ulimit -v'")
     ).compile("x", "Enforce")
     core, cpu, memory = shown.decode().split()
-    assert (core, int(cpu), int(memory)) == ("0", 15, 1 << 20)
+    assert (core, int(cpu), int(memory)) == ("0", 15, Limits().memory >> 10)
 
 
 async def test_the_environment_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
