@@ -204,8 +204,8 @@ ENDLESS = "profile a {\n /**a" + "?" * 25 + " rw,\n}\n"
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        (Limits(seconds=0.5), "took over 0.5 seconds to compile"),
-        (Limits(cpu_seconds=1), "took over 1 CPU seconds to compile"),
+        (Limits(seconds=0.5, memory=1 << 30), "took over 0.5 seconds to compile"),
+        (Limits(cpu_seconds=1, memory=1 << 30), "took over 1 CPU seconds to compile"),
         (Limits(memory=48 << 20), "took over 48 MiB to compile"),
     ],
     ids=["time", "CPU", "memory"],
