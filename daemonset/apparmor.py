@@ -196,8 +196,8 @@ class AppArmor:
             except Exception as error:  # noqa: BLE001 - a bug that one meets must not stop the others
                 outcome[one.step.key] = error
                 continue
-            taken = bool(adoption.read(self.host, one.step.profile))
-            holding = msgspec.structs.replace(holding, adopted=taken)
+            taken = self._originals(one.step.profile, holding.modes)
+            holding = msgspec.structs.replace(holding, adopted=bool(taken))
             claimed[one.step.profile] = holding
             if mismatch(holding, kernel, ""):
                 ready.append((one, holding))

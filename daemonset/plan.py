@@ -239,7 +239,7 @@ def _wanted(
     if not placement.node_selector.matches(dict(snapshot.labels)):
         return (_going(holding, snapshot) if holding else None), None
     if holding and _lacks_leave(holding, newest):
-        return Remove(holding), None
+        return _going(holding, snapshot), None
     if placement.suspend and holding and not holding.released:
         return _repair(holding, snapshot), None
     return _newest_that_works(profile, revisions, holding, snapshot)
