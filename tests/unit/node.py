@@ -1,4 +1,4 @@
-"""A node below a folder: a tree like the kernel's, a process table, a disk; and a parser that loads into it."""
+"""A node below a folder: the kernel's tree, a process table, a disk; and a parser that loads into it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Tree:
         # a pipe behind `.remove`, because the kernel's file takes one name a write
         self.read, self.write = os.pipe()
         (self.host.apparmor / ".remove").symlink_to(f"/proc/self/fd/{self.write}")
-        self.entries = 0
+        self.entries = self.loads = 0
         self.ended = False
 
     def put(self, file: Path, text: str | bytes) -> Path:
@@ -85,17 +85,19 @@ class Tree:
 
     def take(self, policy: bytes, *, hashes: bool = True, raw: bool = True) -> None:
         """Load or replace compiled policy as a kernel does: a parent that is replaced keeps its children."""
+        self.loads += 1
         for one in compiled.read(policy):
             there = entries(self.host)
             parent, _, own = one.name.rpartition("//")
             entry = there.get(one.name) or self.loaded(own, parent=there[parent] if parent else None)
             self.put(entry / "mode", one.mode + "\n")
-            for file in ("raw_sha256", "raw_data"):
+            for file in ("raw_sha256", "raw_data", "raw_abi"):
                 (entry / file).unlink(missing_ok=True)
             if hashes:
                 self.put(entry / "raw_sha256", hashlib.sha256(policy).hexdigest() + "\n")
             if raw:
                 self.put(entry / "raw_data", policy)
+                (entry / "raw_abi").symlink_to(f"../../raw_data/{self.loads}/abi")
 
     def task(self, pid: int, label: str, file: str = "attr/apparmor/current") -> None:
         self.put(self.host.proc / str(pid) / "task" / str(pid) / file, label)
@@ -164,6 +166,13 @@ class Loader(Parser):
                 self.tree.take(policy, hashes=self.hashes, raw=self.hashes)
         words = "AppArmor parser error: Unable to replace: Permission denied\n"
         return Run(1, b"", words) if failed else Run(0, b"", "")
+
+
+class Newer(Loader):
+    """One that takes the rule `all,`, for which this machine's parser may be too old."""
+
+    async def compile(self, text: str, mode: str) -> bytes:
+        return await super().compile(text.replace("  all,\n", "  file,\n"), mode)
 
 
 def contents(folder: Path) -> Mapping[str, bytes]:
