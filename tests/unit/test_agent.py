@@ -1,0 +1,465 @@
+"""The agent's loop, on a tree like the kernel's: what it holds after each round, and after it was killed.
+
+The loop is gone round by hand, so that nothing here waits for a time that passes.
+"""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from hauberk.crds.models import (
+    Content,
+    Metadata,
+    NodeSelector,
+    Placement,
+    Problem,
+    ProfileRevision,
+    RevisionSpec,
+    Text,
+)
+from hauberk.crds.names import CONTRACT
+from hauberk.crds.reasons import Reason
+from hauberk.daemonset import agent as agents
+from hauberk.daemonset import holdings
+from hauberk.daemonset.agent import Agent, Refused
+from hauberk.daemonset.apparmor import AppArmor
+from hauberk.daemonset.cache import Cache
+from hauberk.daemonset.cluster import Cluster, NodeObject
+from hauberk.daemonset.compiling import Compiling
+from hauberk.daemonset.drift import REPAIRS
+from hauberk.daemonset.plan import Key
+from hauberk.profiles.parser import Run
+
+from tests.unit.node import Loader, Newer, Tree
+
+MORE = "profile {} {{ file, capability kill, }}"
+
+
+def revision(
+    profile: str = "p",
+    digest: str = "d1",
+    sequence: int = 1,
+    *,
+    text: str = "",
+    uid: str = "",
+    withdrawn: bool = False,
+    force: bool = False,
+    adopt: bool = False,
+    selector: NodeSelector | None = None,
+) -> ProfileRevision:
+    text = text or f"profile {profile} {{ file, }}"
+    return ProfileRevision(
+        metadata=Metadata(name=f"{profile}.{digest}"),
+        spec=RevisionSpec(
+            profile=profile,
+            profile_uid=uid or f"uid-{profile}",
+            type="AppArmor",
+            contract=CONTRACT,
+            installation="here",
+            content=Content(digest=digest, mode="Enforce", texts=[Text(text=text, names=[profile])]),
+            placement=Placement(
+                sequence=sequence,
+                withdrawn=withdrawn,
+                force=force,
+                adopt=adopt,
+                node_selector=selector or NodeSelector(),
+            ),
+        ),
+    )
+
+
+class Node:
+    """An agent, and what it is told."""
+
+    def __init__(self, tree: Tree, loader: Loader) -> None:
+        self.tree, self.loader = tree, loader
+        self.start()
+
+    def start(self) -> None:
+        """Start a new agent, as after the end of the one before: it has only the disk to know from."""
+        self.backend = AppArmor(self.tree.host, self.loader, Cache(self.tree.host, "compiler"))
+        self.agent = Agent(self.tree.host, cast("Cluster", None), self.backend, "n1")
+        self.compiling = Compiling(self.backend.prepare, self.agent._failed, self.agent.wake)
+        self.agent._remember()
+        node = NodeObject(metadata=Metadata(name="n1", uid="uid-n1", labels={"pool": "a"}))
+        self.agent._node_seen({"n1": node})
+
+    def shows(self, *revisions: ProfileRevision) -> None:
+        self.agent._revisions_seen({one.metadata.name: one for one in revisions})
+
+    async def settle(self) -> None:
+        """Go round until there is nothing to wait for but time."""
+        async with asyncio.timeout(20):
+            while True:
+                await self.agent.reconcile(self.backend, self.compiling)
+                self.agent._report(self.agent._section(self.backend))
+                if not self.compiling.tasks and not self.compiling.ready:
+                    return
+                await self.agent._wait(self.compiling.due())
+
+    async def given(self, *revisions: ProfileRevision) -> None:
+        self.shows(*revisions)
+        await self.settle()
+
+    def time_passes(self) -> None:
+        """Let all that is waited for be due."""
+        for one in self.agent.refused.values():
+            if one.until != float("inf"):
+                one.until = time.monotonic() - 1
+
+    @property
+    def profiles(self) -> dict[str, str]:
+        """Return what is reported as loaded: the revision of each profile."""
+        assert self.agent.profile_node
+        section = self.agent.profile_node.status.app_armor
+        assert section
+        return {name: entry.split("/")[0] for name, entry in section.profiles.items()}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        assert self.agent.profile_node
+        section = self.agent.profile_node.status.app_armor
+        assert section
+        return {name: one.reason for name, one in section.problems.items()}
+
+
+@pytest.fixture
+def node(tree: Tree, loader: Loader) -> Iterator[Node]:
+    made = Node(tree, Newer(features=loader.features, tree=tree))
+    yield made
+    assert made.compiling.tasks == {}
+
+
+# --- rounds ------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_wanted_is_loaded_in_one_run_recorded_and_reported(node: Node):
+    await node.given(*(revision(name) for name in "abc"))
+    assert [sorted(run) for run in node.loader.runs] == [["a", "b", "c"]]
+    assert node.profiles == dict.fromkeys("abc", "d1")
+    assert set(holdings.read(node.tree.host)[0]) == set("abc")
+    assert holdings.announced(node.tree.host) == []  # settled: all of it is recorded
+    assert not node.agent.unrecorded
+    runs = len(node.loader.runs)
+    await node.settle()
+    assert len(node.loader.runs) == runs
+
+
+async def test_until_all_is_known_nothing_is_loaded_unloaded_or_reported(node: Node):
+    await node.given(revision())
+    node.start()
+    await node.settle()
+    assert node.agent.profile_node is None
+    assert node.tree.names == {"p"}
+    node.shows(revision("q"))
+    node.agent._node_seen({})
+    await node.settle()
+    assert node.agent.profile_node is None
+    assert node.tree.names == {"p"}
+
+
+async def test_a_text_that_is_refused_holds_no_other_up_and_is_told_once(node: Node):
+    await node.given(revision("bad", text="profile bad {"), revision("good"))
+    assert node.profiles == {"good": "d1"}
+    assert node.problems == {"bad": Reason.POLICY_REFUSED}
+    compiled = len(node.loader.texts)
+    node.time_passes()
+    await node.settle()
+    assert len(node.loader.texts) == compiled  # a text that is refused is not tried again
+
+
+async def test_a_bug_that_one_meets_holds_no_other_up(node: Node, monkeypatch: pytest.MonkeyPatch):
+    original = AppArmor._refuse_foreign
+
+    async def broken(self: AppArmor, *args: object) -> None:
+        if getattr(args[0], "profile", "") == "a":
+            raise KeyError("a bug")
+        await original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AppArmor, "_refuse_foreign", broken)
+    await node.given(revision("a"), revision("b"))
+    assert node.profiles == {"b": "d1"}
+    assert node.problems == {"a": Reason.BUG}
+
+
+async def test_an_update_is_loaded_and_what_it_gave_up_goes(node: Node):
+    text = "profile p { profile c { file, } file, } profile q { }"
+    await node.given(revision(text=text))
+    assert node.tree.names == {"p", "p//c", "q"}
+    await node.given(revision(text=text), revision(digest="d2", sequence=2))
+    assert node.tree.names == {"p"}
+    assert node.profiles == {"p": "d2"}
+    assert holdings.read(node.tree.host)[0]["p"].former == []
+
+
+async def test_a_withdrawn_profile_goes_also_when_its_revision_went_meanwhile(node: Node):
+    await node.given(revision())
+    node.shows(revision(withdrawn=True))
+    await node.given()
+    assert node.tree.names == set()
+    assert node.profiles == {}
+
+
+async def test_what_comes_while_it_is_loaded_is_not_lost(node: Node, monkeypatch: pytest.MonkeyPatch):
+    """A wake-up in the middle of a round is another round, not a wait for the next minute."""
+    take = Tree.take
+
+    def taken(tree: Tree, policy: bytes, **hashes: bool) -> None:
+        take(tree, policy, **hashes)
+        node.shows(revision("a"), revision("b"))
+
+    monkeypatch.setattr(Tree, "take", taken)
+    await node.given(revision("a"))
+    assert node.profiles == {"a": "d1", "b": "d1"}
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+async def test_a_try_that_comes_due_while_the_report_is_made_is_not_slept_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(agents, "RETRY_SECONDS", (0.3, 0.3))
+    node.loader.refused.add("p")
+    await node.given(revision())
+    (refused,) = node.agent.refused.values()
+    node.loader.refused.clear()
+    await asyncio.sleep(max(0.0, refused.until - time.monotonic()))
+    node.agent._section(node.backend)  # what the loop does after its last round
+    node.agent.wake.clear()
+    async with asyncio.timeout(2):  # and not LOOK_SECONDS
+        await node.agent._wait(float("inf"))
+    await node.settle()
+    assert node.profiles == {"p": "d1"}
+
+
+async def test_a_problem_is_told_until_it_is_mended_and_not_until_the_next_try(node: Node):
+    node.tree.loaded("p")
+    await node.given(revision())
+    assert node.problems == {"p": Reason.HOST_OWNED}
+    node.time_passes()
+    node.agent._report(node.agent._section(node.backend))
+    assert node.problems == {"p": Reason.HOST_OWNED}
+    node.tree.host.remove("p")
+    await node.settle()
+    assert (node.profiles, node.problems) == ({"p": "d1"}, {})
+
+
+@pytest.mark.parametrize("reason", [Reason.IN_USE, Reason.LOAD_FAILED, Reason.HOST_OWNED])
+def test_what_fails_for_ever_is_tried_for_ever(node: Node, reason: Reason):
+    """A pod that runs for hours keeps a deleted profile in use for hours."""
+    key = Key("remove", "p", "d1")
+    for _ in range(3000):
+        node.agent._refuse(key, reason, "still")
+    wait = node.agent.refused[key].until - time.monotonic()
+    low, high = agents.IN_USE_SECONDS if reason is Reason.IN_USE else agents.RETRY_SECONDS
+    assert low - 1 < wait <= high
+    assert node.agent.refused[key].failures == 3000
+
+
+async def test_what_stood_in_the_way_of_the_old_word_does_not_of_the_new(node: Node):
+    node.loader.refused.add("p")
+    await node.given(revision(), revision("q", text="profile q {"))
+    node.loader.refused.clear()
+    await node.given(revision(sequence=2), revision("q", text="profile q {", sequence=2))
+    assert node.profiles == {"p": "d1"}
+    assert node.problems == {"q": Reason.POLICY_REFUSED}  # the text is the same, and so is the verdict
+
+
+async def test_what_is_not_recorded_stays_announced(node: Node):
+    """On a full disk the announcement is all that tells the next agent whose the names are."""
+    blocked = node.tree.put(node.tree.host.state / "apparmor", "a file where the folder belongs")
+    await node.given(revision())
+    assert node.profiles == {"p": "d1"}
+    assert node.problems == {"p": Reason.STATE_UNWRITABLE}
+    node.start()
+    await node.given(revision())
+    assert node.profiles == {"p": "d1"}
+    assert [run for run in node.loader.runs if run == ["p"]] == [["p"]]
+    blocked.unlink()
+    node.time_passes()
+    await node.settle()
+    assert (node.problems, set(holdings.read(node.tree.host)[0])) == ({}, {"p"})
+    assert holdings.announced(node.tree.host) == []
+
+
+# --- drift -------------------------------------------------------------------------------------------------
+
+
+async def test_a_fight_is_paused_and_told_and_counted(node: Node):
+    await node.given(revision(), revision("calm"))
+    for _ in range(REPAIRS + 1):
+        assert node.problems == {}
+        node.tree.host.remove("p")
+        await node.settle()
+    assert node.problems == {"p": Reason.CONTESTED}
+    assert node.profiles == {"p": "d1", "calm": "d1"}  # it is loaded all the same
+    assert node.agent.drifts["p"].count == REPAIRS + 1
+    node.tree.host.remove("p")
+    await node.settle()
+    assert "p" not in node.tree.names  # left alone for a while
+    assert node.profiles == {"calm": "d1"}
+    node.time_passes()
+    await node.settle()
+    assert "p" in node.tree.names
+    assert node.agent.drifts.keys() == {"p"}
+
+
+async def test_a_reboot_is_no_drift(node: Node):
+    await node.given(revision())
+    node.tree.reboot()
+    node.start()
+    await node.given(revision())
+    assert node.tree.names == {"p"}
+    assert node.agent.drifts == {}
+
+
+# --- by force ----------------------------------------------------------------------------------------------
+
+
+async def released(node: Node) -> None:
+    await node.given(revision())
+    node.tree.task(7, "p (enforce)")
+    await node.given(revision(withdrawn=True))
+    assert node.problems == {"p": Reason.IN_USE}
+    assert node.profiles == {"p": "d1"}
+    await node.given(revision(withdrawn=True, force=True))
+    assert node.profiles == {}
+    assert node.tree.names == {"p"}
+    assert node.agent.holdings["p"].released
+
+
+async def test_by_force_what_is_in_use_is_released_and_goes_with_its_last_task(node: Node):
+    await released(node)
+    await node.given()
+    node.time_passes()
+    await node.settle()
+    assert node.tree.names == {"p"}
+    node.tree.end_task(7)
+    node.time_passes()
+    await node.settle()
+    assert node.tree.names == set()
+    assert holdings.read(node.tree.host) == ({}, [])
+
+
+async def test_what_was_released_stays_released_over_the_agents_end(node: Node):
+    """A record of what was there before would have the next agent confine the tasks again."""
+    await released(node)
+    before = node.tree.host.kernel()
+    runs = len(node.loader.runs)
+    node.start()
+    await node.given()
+    assert node.tree.host.kernel() == before
+    assert len(node.loader.runs) == runs
+    assert node.profiles == {}
+    assert not (node.tree.host.policies / "hauberk.p").exists()
+    node.tree.end_task(7)
+    node.time_passes()
+    await node.settle()
+    assert node.tree.names == set()
+
+
+async def test_a_reboot_ends_what_was_released(node: Node):
+    await released(node)
+    node.tree.reboot()
+    node.tree.end_task(7)
+    node.start()
+    await node.given()
+    assert node.tree.names == set()
+    assert (holdings.read(node.tree.host), node.profiles, node.problems) == (({}, []), {}, {})
+
+
+async def test_what_was_released_is_loaded_anew_for_who_wants_it(node: Node):
+    await released(node)
+    await node.given(revision(uid="new", text=MORE.format("p"), digest="d2"))
+    assert node.profiles == {"p": "d2"}
+    assert not node.agent.holdings["p"].released
+
+
+async def test_what_was_released_is_no_last_good_one(node: Node):
+    """The new one's text is refused here: what is loaded is no revision of it, and goes when it can."""
+    await released(node)
+    await node.given(revision(uid="new", text="profile p {", digest="d2"))
+    assert node.profiles == {}
+    assert node.problems == {"p": Reason.POLICY_REFUSED}
+    node.tree.end_task(7)
+    node.time_passes()
+    await node.settle()
+    assert node.tree.names == set()
+
+
+# --- killed ------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The agent's end, in the middle of a step."""
+
+
+@pytest.mark.parametrize("moment", ["before the load", "after the load"])
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize("update", [True, False])
+async def test_a_load_that_was_cut_off_is_made_good(
+    node: Node, monkeypatch: pytest.MonkeyPatch, moment: str, hashes: bool, update: bool
+):
+    """In the end the kernel holds what is reported, whatever it held when the agent was killed."""
+    node.loader = Loader(features=node.loader.features, tree=node.tree, hashes=hashes)
+    node.start()
+    wanted = revision(digest="d2", sequence=2, text=MORE.format("p"))
+    shown = (revision(), wanted) if update else (wanted,)
+    if update:
+        await node.given(revision())
+    run = Loader._run
+
+    async def killed(self: Loader, *options: str, stdin: bytes = b"") -> Run:
+        if "--replace" not in options:
+            return await run(self, *options, stdin=stdin)
+        if moment == "after the load":
+            await run(self, *options, stdin=stdin)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "_run", killed)
+        with pytest.raises(Killed):
+            await node.given(*shown)
+    node.start()
+    await node.given(*shown)
+    assert node.profiles == {"p": "d2"}
+    assert node.problems == {}
+    assert set(holdings.read(node.tree.host)[0]) == {"p"}
+    loads = [one for one in node.loader.runs if one == ["p"]]
+    assert loads
+    raw = await node.loader.compile(MORE.format("p"), "Enforce")
+    if hashes:
+        assert node.tree.host.raw("p") == raw
+    else:  # no hash proves what the kernel has: only a load by the agent that reports it does
+        before = 1 if update else 0
+        assert len(loads) == before + (2 if moment == "after the load" else 1)
+
+
+async def test_an_update_that_was_cut_off_and_is_refused_then_leaves_the_last_good_one(
+    tree: Tree, loader: Loader, monkeypatch: pytest.MonkeyPatch
+):
+    node = Node(tree, Loader(features=loader.features, tree=tree, hashes=False))
+    await node.given(revision())
+
+    async def killed(*_: object, **__: object) -> Run:
+        raise Killed
+
+    shown = revision(), revision(digest="d2", sequence=2, text=MORE.format("p"))
+    with monkeypatch.context() as patch:
+        patch.setattr(AppArmor, "_into_kernel", killed)
+        with pytest.raises(Killed):
+            await node.given(*shown)
+    node.start()
+    key = Key("load", "p", "d2")
+    problem = Problem(revision="d2", reason=Reason.LOAD_FAILED, message="no")
+    node.agent.refused[key] = Refused(problem, float("inf"))
+    await node.given(*shown)
+    assert node.profiles == {"p": "d1"}
+    assert node.problems == {"p": Reason.LOAD_FAILED}
