@@ -25,6 +25,7 @@ from hauberk.daemonset.plan import (
     Persist,
     Plan,
     Prune,
+    Release,
     Remove,
     Snapshot,
     Step,
@@ -55,9 +56,16 @@ def revision(
     selector: NodeSelector | None = None,
     suspend: bool = False,
     withdrawn: bool = False,
+    force: bool = False,
+    adopt: bool = False,
 ) -> ProfileRevision:
     placement = Placement(
-        sequence=sequence, node_selector=selector or NodeSelector(), suspend=suspend, withdrawn=withdrawn
+        sequence=sequence,
+        node_selector=selector or NodeSelector(),
+        suspend=suspend,
+        withdrawn=withdrawn,
+        force=force,
+        adopt=adopt,
     )
     content = Content(
         digest=digest, mode=mode, texts=[Text(facts=facts, text=text or profile, names=[profile])]
@@ -72,6 +80,14 @@ def revision(
             content=content,
             placement=placement,
         ),
+    )
+
+
+def tombstone(profile: str = "p", uid: str = "", *, force: bool = False) -> ProfileRevision:
+    """Return what tells of the end of a SecurityProfile whose revisions are gone."""
+    one = revision(profile, "", 0, uid=uid, withdrawn=True, force=force)
+    return replace(
+        one, metadata=Metadata(name=f"{profile}.gone-{uid}"), spec=replace(one.spec, content=Content())
     )
 
 
@@ -99,6 +115,8 @@ def planned(
     kernel: dict[str, Loaded] | None = None,
     files: dict[str, str] | None = None,
     refused: dict[Key, Problem] | None = None,
+    unrecorded: tuple[str, ...] = (),
+    boot: str = BOOT,
 ) -> Plan:
     """Plan for a node that is as its records say, but for what a test names."""
     return plan(
@@ -107,7 +125,8 @@ def planned(
             labels=HERE,
             holdings={one.profile: one for one in held},
             kernel=kernel_of(*held) if kernel is None else kernel,
-            boot_id=BOOT,
+            boot_id=boot,
+            unrecorded=frozenset(unrecorded),
             boot_files={one.profile: one.revision for one in held} if files is None else files,
             refused=refused or {},
         )
@@ -250,10 +269,16 @@ REFUSED2 = {Key("load", "p", "d2"): problem("d2")}
             id="suspended, deleted",
         ),
         pytest.param(
-            planned(revision(contract=CONTRACT + 1, withdrawn=True), held=(H1,)),
+            planned(revision(contract=CONTRACT + 1, digest="d2", sequence=2), held=(H1,)),
             [],
             {"p": Reason.AWAITING_RENDER},
             id="of a newer contract: left alone",
+        ),
+        pytest.param(
+            planned(revision(contract=CONTRACT + 1, withdrawn=True), held=(H1,)),
+            [REMOVE1],
+            {},
+            id="of a newer contract, withdrawn: that word is understood",
         ),
         pytest.param(
             planned(revision(contract=CONTRACT + 1, digest="d2", sequence=2), held=(H1,), kernel={}),
@@ -285,6 +310,46 @@ REFUSED2 = {Key("load", "p", "d2"): problem("d2")}
             id="a name given up",
         ),
         pytest.param(
+            planned(revision(), held=(replace(H1, former=["q"]),)),
+            [("prune", "p", "d1")],
+            {},
+            id="a name given up that went by itself: forgotten",
+        ),
+        pytest.param(
+            planned(
+                revision(),
+                held=(replace(H1, former=["q"]),),
+                kernel=kernel_of(H1) | {"q": Loaded("enforce")},
+                unrecorded=("p",),
+            ),
+            [("prune", "p", "d1")],
+            {},
+            id="a name given up goes before the record is written",
+        ),
+        pytest.param(
+            planned(
+                revision(),
+                held=(replace(H1, former=["q"]),),
+                kernel=kernel_of(H1) | {"q": Loaded("enforce")},
+                unrecorded=("p",),
+                refused={Key("prune", "p", "d1"): problem("d1", Reason.IN_USE)},
+            ),
+            [("persist", "p", "d1")],
+            {},
+            id="a name given up and in use keeps nothing from the disk",
+        ),
+        pytest.param(
+            planned(
+                revision(),
+                held=(replace(H1, former=["q"]),),
+                kernel=kernel_of(H1) | {"q": Loaded("enforce")},
+                refused={Key("prune", "p", "d1"): problem("d1", Reason.IN_USE)},
+            ),
+            [],
+            {"p": Reason.IN_USE},
+            id="a name given up and in use",
+        ),
+        pytest.param(
             planned(
                 revision("b", withdrawn=True),
                 revision("a"),
@@ -302,6 +367,366 @@ def test_a_situation_has_its_steps(
 ):
     assert kinds(decided) == steps
     assert {name: one.reason for name, one in decided.problems.items()} == problems
+
+
+R1 = replace(H1, released=True, boots=False)
+A1 = replace(H1, adopted=True)
+T1 = replace(H1, allow_attachment=True)
+IN_USE = {Key(*REMOVE1): problem("d1", Reason.IN_USE)}
+RELEASE1 = ("release", "p", "d1")
+PERSIST1 = ("persist", "p", "d1")
+
+
+@pytest.mark.parametrize(
+    ("decided", "steps", "orphans"),
+    [
+        # --- the end of a profile that nobody heard of ---
+        pytest.param(planned(held=(H1,)), [], {"p"}, id="no revision: an orphan, which stays"),
+        pytest.param(planned(held=(H1,), kernel={}), [LOAD1], {"p"}, id="an orphan is repaired"),
+        pytest.param(planned(held=(H1,), files={}), [PERSIST1], {"p"}, id="an orphan is kept for the boot"),
+        pytest.param(planned(revision(), held=(H1,)), [], set(), id="with a revision: none"),
+        pytest.param(
+            planned(revision("q"), held=(H1,)),
+            [("load", "q", "d1")],
+            {"p"},
+            id="others' words are not for it",
+        ),
+        pytest.param(planned(tombstone(), held=(H1,)), [REMOVE1], set(), id="a tombstone of its uid"),
+        pytest.param(planned(tombstone()), [], set(), id="a tombstone of what is not held"),
+        pytest.param(
+            planned(tombstone(uid="other"), held=(H1,)), [], {"p"}, id="a tombstone of another uid: an orphan"
+        ),
+        pytest.param(
+            planned(tombstone(uid="other"), held=(H1,), kernel={}),
+            [LOAD1],
+            {"p"},
+            id="a tombstone of another uid: repaired",
+        ),
+        pytest.param(
+            planned(tombstone(), revision(uid="new", digest="d2"), held=(H1,)),
+            [("load", "p", "d2")],
+            set(),
+            id="a live revision of another uid wins over a tombstone",
+        ),
+        pytest.param(
+            planned(tombstone(), revision(uid="new"), held=(replace(H1, uid="new"),)),
+            [],
+            set(),
+            id="a tombstone of the one before is not for the one that is held",
+        ),
+        pytest.param(
+            planned(tombstone(), revision(uid="new", selector=ELSEWHERE), held=(H1,)),
+            [REMOVE1],
+            set(),
+            id="a live one that is not for this node",
+        ),
+        pytest.param(
+            planned(revision(uid="other", withdrawn=True), held=(H1,)),
+            [],
+            {"p"},
+            id="withdrawn, of another uid: an orphan",
+        ),
+        # --- one withdrawn revision speaks for all of its uid ---
+        pytest.param(
+            planned(revision(), revision(digest="d2", sequence=2, withdrawn=True), held=(H1,)),
+            [REMOVE1],
+            set(),
+            id="the newer is withdrawn: the older goes",
+        ),
+        pytest.param(
+            planned(revision(withdrawn=True), revision(digest="d2", sequence=2), held=(H1,)),
+            [REMOVE1],
+            set(),
+            id="the older is withdrawn: the newer is not loaded",
+        ),
+        pytest.param(
+            planned(revision(), revision(digest="d2", sequence=2, withdrawn=True)),
+            [],
+            set(),
+            id="nothing older is loaded for it",
+        ),
+        pytest.param(
+            planned(revision(), tombstone()),
+            [],
+            set(),
+            id="a tombstone beside a revision that is still there",
+        ),
+        pytest.param(
+            planned(
+                revision(withdrawn=True), revision(uid="new", digest="d2"), revision(uid="new", digest="d3")
+            ),
+            [("load", "p", "d2")],
+            set(),
+            id="of the new one nothing is withdrawn",
+        ),
+        # --- by force ---
+        pytest.param(
+            planned(revision(withdrawn=True, force=True), held=(H1,)),
+            [REMOVE1],
+            set(),
+            id="force: first without",
+        ),
+        pytest.param(
+            planned(revision(withdrawn=True, force=True), held=(H1,), refused=IN_USE),
+            [RELEASE1],
+            set(),
+            id="force: in use",
+        ),
+        pytest.param(
+            planned(tombstone(force=True), held=(H1,), refused=IN_USE),
+            [RELEASE1],
+            set(),
+            id="force: a tombstone",
+        ),
+        pytest.param(
+            planned(
+                revision(withdrawn=True),
+                revision(digest="d2", withdrawn=True, force=True),
+                held=(H1,),
+                refused=IN_USE,
+            ),
+            [RELEASE1],
+            set(),
+            id="force: said by one of its revisions",
+        ),
+        pytest.param(
+            planned(
+                revision(withdrawn=True),
+                revision(uid="other", digest="d2", withdrawn=True, force=True),
+                held=(H1,),
+                refused=IN_USE,
+            ),
+            [],
+            set(),
+            id="force: said of another uid",
+        ),
+        pytest.param(
+            planned(
+                revision(withdrawn=True, force=True),
+                held=(H1,),
+                refused={Key(*REMOVE1): problem("d1", Reason.STATE_UNWRITABLE)},
+            ),
+            [],
+            set(),
+            id="force: met something else than a use",
+        ),
+        pytest.param(
+            planned(revision(force=True), held=(H1,), refused=IN_USE), [], set(), id="force: not withdrawn"
+        ),
+        pytest.param(
+            planned(revision(selector=ELSEWHERE, force=True), held=(H1,), refused=IN_USE),
+            [],
+            set(),
+            id="force: only not for this node",
+        ),
+        # --- power over the host ---
+        pytest.param(
+            planned(revision(), held=(A1,)), [REMOVE1], set(), id="adopted, and the word is taken back"
+        ),
+        pytest.param(planned(revision(adopt=True), held=(A1,)), [], set(), id="adopted, and may be"),
+        pytest.param(
+            planned(revision(), revision(digest="d2", sequence=2, adopt=True), held=(A1,), refused=REFUSED2),
+            [],
+            set(),
+            id="adopted, and the wanted one may, though it is refused",
+        ),
+        pytest.param(
+            planned(revision(suspend=True), held=(A1,)),
+            [REMOVE1],
+            set(),
+            id="adopted: suspending keeps no power",
+        ),
+        pytest.param(planned(held=(A1,)), [], {"p"}, id="adopted, and nobody says anything: an orphan"),
+        pytest.param(
+            planned(revision(uid="new", digest="d2"), held=(T1,)),
+            [REMOVE1],
+            set(),
+            id="attached, and another's text may not be",
+        ),
+        pytest.param(
+            planned(revision(uid="new", digest="d2"), held=(T1,), refused=IN_USE),
+            [],
+            set(),
+            id="attached, in use, and another's text may not be",
+        ),
+        pytest.param(
+            planned(revision(digest="d2", sequence=2), held=(T1,)),
+            [("load", "p", "d2")],
+            set(),
+            id="attached, and its own next text is not",
+        ),
+        pytest.param(
+            planned(revision(), held=(replace(A1, released=True),), unrecorded=("p",)),
+            [PERSIST1],
+            set(),
+            id="adopted and released: recorded before it goes",
+        ),
+        # --- what was released ---
+        pytest.param(planned(held=(R1,)), [REMOVE1], set(), id="released: removed, and no orphan"),
+        pytest.param(planned(held=(R1,), refused=IN_USE), [], set(), id="released: in use"),
+        pytest.param(planned(held=(R1,), kernel={}), [REMOVE1], set(), id="released: not repaired"),
+        pytest.param(
+            planned(held=(R1,), kernel={}, boot="boot-2"), [REMOVE1], set(), id="released: not after a reboot"
+        ),
+        pytest.param(
+            planned(revision(withdrawn=True, force=True), held=(R1,), refused=IN_USE),
+            [],
+            set(),
+            id="released: not once more",
+        ),
+        pytest.param(
+            planned(held=(R1,), unrecorded=("p",)), [PERSIST1], set(), id="released: recorded before it goes"
+        ),
+        pytest.param(
+            planned(
+                held=(R1,),
+                unrecorded=("p",),
+                refused={Key(*PERSIST1): problem("d1", Reason.STATE_UNWRITABLE)},
+            ),
+            [REMOVE1],
+            set(),
+            id="released: goes although the disk takes no record",
+        ),
+        pytest.param(
+            planned(revision(uid="new", digest="d2"), held=(R1,)),
+            [("load", "p", "d2")],
+            set(),
+            id="released: replaced by a live one",
+        ),
+        pytest.param(
+            planned(revision(), held=(R1,)),
+            [LOAD1],
+            set(),
+            id="released: replaced by the same one, were it live",
+        ),
+        pytest.param(
+            planned(revision(suspend=True), held=(R1,)),
+            [LOAD1],
+            set(),
+            id="released: replaced by a suspended one",
+        ),
+        pytest.param(
+            planned(revision(selector=ELSEWHERE), held=(R1,)), [REMOVE1], set(), id="released: live elsewhere"
+        ),
+        pytest.param(
+            planned(revision(digest="d2"), held=(R1,), kernel={}, refused=REFUSED2),
+            [REMOVE1],
+            set(),
+            id="released: no last good one for a text that is refused",
+        ),
+        pytest.param(
+            planned(revision(), revision(digest="d2", sequence=2), held=(R1,), refused=REFUSED2),
+            [LOAD1],
+            set(),
+            id="released: an older live one is tried instead",
+        ),
+        pytest.param(
+            planned(revision(digest="d2", contract=CONTRACT + 1), held=(R1,), kernel={}),
+            [REMOVE1],
+            set(),
+            id="released: no last good one for a newer contract",
+        ),
+    ],
+)
+def test_what_is_deleted_goes_and_what_is_absent_stays(
+    decided: Plan, steps: list[tuple[str, str, str]], orphans: set[str]
+):
+    assert kinds(decided) == steps
+    assert decided.orphans == orphans
+
+
+@pytest.mark.parametrize(
+    ("shown", "adopts"),
+    [
+        ((revision(adopt=True),), True),
+        ((revision(),), False),
+        ((revision(adopt=True), revision(digest="d2", sequence=2)), False),
+        ((revision(), revision(digest="d2", sequence=2, adopt=True)), True),
+    ],
+)
+def test_the_wanted_revision_says_whether_the_hosts_names_are_taken(
+    shown: tuple[ProfileRevision, ...], adopts: bool
+):
+    assert [step.adopt for step in planned(*shown).steps if isinstance(step, Load)] == [adopts]
+
+
+def test_a_fallback_takes_over_what_the_wanted_one_may():
+    decided = planned(revision(), revision(digest="d2", sequence=2, adopt=True), refused=REFUSED2)
+    assert [(step.revision, step.adopt) for step in decided.steps if isinstance(step, Load)] == [("d1", True)]
+
+
+def test_a_repair_takes_nothing_over():
+    decided = planned(revision(adopt=True), held=(H1,), kernel={})
+    assert [step.adopt for step in decided.steps if isinstance(step, Load)] == [False]
+
+
+def test_a_load_has_what_its_revision_says():
+    one = revision(text="x", mode="Complain", adopt=True)
+    content = replace(one.spec.content, allow_attachment=True)
+    one = replace(one, spec=replace(one.spec, content=content, installation="here"))
+    assert planned(one).steps == (
+        Load("p", "uid-p", "d1", "Complain", "x", "here", allow_attachment=True, adopt=True),
+    )
+
+
+def test_a_repair_has_what_its_record_says():
+    one = replace(H1, mode="Complain", installation="there", allow_attachment=True, uid="gone")
+    assert planned(held=(one,), kernel={}).steps == (
+        Load(
+            *("p", "gone", "d1", "Complain", "p", "there"),
+            allow_attachment=True,
+            drift="the kernel does not hold p",
+        ),
+    )
+
+
+def test_a_record_of_another_installation_is_written_anew():
+    """So that a tombstone of the installation that is here may speak of it; the kernel holds it already."""
+    one = revision()
+    one = replace(one, spec=replace(one.spec, installation="here"))
+    assert kinds(planned(one, held=(H1,))) == [LOAD1]
+    assert kinds(planned(one, held=(replace(H1, installation="here"),))) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "boot", "drift"),
+    [
+        ({}, BOOT, "the kernel does not hold p"),
+        ({"p": Loaded("complain", "sha-d1")}, BOOT, "the kernel holds p in mode complain instead of enforce"),
+        ({"p": Loaded("enforce", "x")}, BOOT, "the kernel holds another policy under the name p"),
+        ({}, "boot-2", ""),
+        ({"p": Loaded("enforce", "what the boot compiled")}, "boot-2", ""),
+        ({"p": Loaded("enforce")}, "boot-2", ""),
+    ],
+)
+def test_only_what_changed_since_it_was_loaded_is_drift(kernel: dict[str, Loaded], boot: str, drift: str):
+    (step,) = planned(revision(), held=(H1,), kernel=kernel, boot=boot).steps
+    assert isinstance(step, Load)
+    assert step.drift == drift
+
+
+def test_a_new_text_is_no_drift():
+    (step,) = planned(revision(digest="d2", sequence=2), held=(H1,), kernel={}).steps
+    assert isinstance(step, Load)
+    assert step.drift == ""
+
+
+def test_steps_have_an_order():
+    """What goes makes room for what comes, and the kernel does not wait for the disk."""
+    gone, used, pruned, unwritten = (holding(name) for name in ("gone", "used", "pruned", "unwritten"))
+    pruned = replace(pruned, former=["old"])
+    decided = planned(
+        revision("new"),
+        revision("unwritten"),
+        revision("pruned"),
+        revision("used", withdrawn=True, force=True),
+        revision("gone", withdrawn=True),
+        held=(unwritten, pruned, used, gone),
+        kernel=kernel_of(unwritten, pruned, used, gone) | {"old": Loaded("enforce")},
+        files={"pruned": "d1"},
+        refused={Key("remove", "used", "d1"): problem("d1", Reason.IN_USE)},
+    )
+    assert [type(step) for step in decided.steps] == [Remove, Release, Prune, Load, Persist]
 
 
 def test_a_problem_is_about_the_revision_that_is_wanted():
@@ -371,6 +796,178 @@ def test_names_of_others_are_foreign(
     assert foreign_names("p", holding(), {one.profile: one for one in others}, kernel) == foreign
 
 
+# --- what holds for any node, also for one that no history leads to ---
+
+PROFILES = st.sampled_from(["p", "q"])
+UIDS = st.sampled_from(["u1", "u2"])
+DIGESTS = st.sampled_from(["d1", "d2"])
+KERNELS = st.dictionaries(
+    st.sampled_from(["p", "q", "p//c", "host"]),
+    st.builds(
+        Loaded, st.sampled_from(["enforce", "complain"]), st.sampled_from([None, "sha-d1", "sha-d2", "x"])
+    ),
+)
+
+
+@st.composite
+def held_by(draw: st.DrawFn) -> dict[str, Holding]:
+    return {
+        profile: replace(
+            holding(profile, draw(DIGESTS), *draw(st.sampled_from([(profile,), (profile, f"{profile}//c")]))),
+            uid=draw(UIDS),
+            former=draw(st.lists(st.sampled_from(["host", "old"]), max_size=1)),
+            boot_id=draw(st.sampled_from([BOOT, "boot-0"])),
+            boots=draw(st.booleans()),
+            released=draw(st.integers(0, 3)) == 0,
+            installation=draw(st.sampled_from(["", "here"])),
+            adopted=draw(st.integers(0, 3)) == 0,
+            allow_attachment=draw(st.integers(0, 3)) == 0,
+        )
+        for profile in draw(st.sets(PROFILES))
+    }
+
+
+@st.composite
+def spoken_of(draw: st.DrawFn) -> tuple[ProfileRevision, ...]:
+    return tuple(
+        revision(
+            profile,
+            digest,
+            draw(st.integers(1, 3)),
+            uid=uid,
+            withdrawn=draw(st.booleans()),
+            force=draw(st.booleans()),
+            suspend=draw(st.booleans()),
+            adopt=draw(st.booleans()),
+            selector=draw(st.sampled_from([None, None, ELSEWHERE])),
+            contract=CONTRACT + draw(st.sampled_from([0, 0, 0, 1])),
+        )
+        for profile, digest, uid in draw(st.sets(st.tuples(PROFILES, DIGESTS, UIDS), max_size=4))
+    )
+
+
+@st.composite
+def nodes(
+    draw: st.DrawFn, revisions: st.SearchStrategy[tuple[ProfileRevision, ...]] | None = None
+) -> Snapshot:
+    kinds = st.sampled_from(["load", "remove", "release", "persist", "prune"])
+    reasons = st.sampled_from([Reason.IN_USE, Reason.LOAD_FAILED])
+    return Snapshot(
+        revisions=draw(spoken_of() if revisions is None else revisions),
+        labels=HERE,
+        holdings=draw(held_by()),
+        kernel=draw(KERNELS),
+        boot_id=BOOT,
+        boot_files=draw(st.dictionaries(PROFILES, DIGESTS)),
+        unrecorded=draw(st.frozensets(PROFILES)),
+        refused={
+            Key(*key): problem(key[2], reason)
+            for key, reason in draw(st.dictionaries(st.tuples(kinds, PROFILES, DIGESTS), reasons)).items()
+        },
+    )
+
+
+def removed(decided: Plan) -> list[Holding]:
+    return [step.holding for step in decided.steps if isinstance(step, Remove | Release)]
+
+
+@given(nodes(st.just(())))
+def test_absence_is_not_deletion(snapshot: Snapshot):
+    """An agent that is told nothing, for whatever reason, unloads nothing that is as it was loaded."""
+    decided = plan(snapshot)
+    assert all(one.released for one in removed(decided))
+    assert not any(isinstance(step, Release) for step in decided.steps)
+    assert decided.orphans == {name for name, one in snapshot.holdings.items() if not one.released}
+
+
+@settings(max_examples=200)
+@given(nodes())
+def test_only_what_is_deleted_or_not_for_this_node_goes(snapshot: Snapshot):
+    gone = {
+        (one.spec.profile, one.spec.profile_uid) for one in snapshot.revisions if one.spec.placement.withdrawn
+    }
+    alive = [one.spec for one in snapshot.revisions if (one.spec.profile, one.spec.profile_uid) not in gone]
+    for one in removed(plan(snapshot)):
+        wanted = [spec for spec in alive if spec.profile == one.profile]
+        elsewhere = wanted and any(spec.placement.node_selector == ELSEWHERE for spec in wanted)
+        deleted = (one.profile, one.uid) in gone and not wanted
+        guarded = wanted and (
+            (one.adopted and not all(spec.placement.adopt for spec in wanted))
+            or (one.allow_attachment and any(spec.profile_uid != one.uid for spec in wanted))
+        )
+        assert one.released or deleted or elsewhere or guarded
+
+
+@settings(max_examples=200)
+@given(nodes())
+def test_nothing_of_a_deleted_profile_is_loaded_anew(snapshot: Snapshot):
+    gone = {
+        (one.spec.profile, one.spec.profile_uid) for one in snapshot.revisions if one.spec.placement.withdrawn
+    }
+    for step in plan(snapshot).steps:
+        if isinstance(step, Load) and (step.profile, step.uid) in gone:
+            one = snapshot.holdings[step.profile]  # the last good one, until a live one is
+            assert (one.uid, one.revision, one.released) == (step.uid, step.revision, False)
+            assert any(
+                (other.spec.profile, other.spec.profile_uid) not in gone
+                for other in snapshot.revisions
+                if other.spec.profile == step.profile
+            )
+
+
+@settings(max_examples=200)
+@given(nodes())
+def test_a_profile_is_released_only_by_force_and_where_it_is_in_use(snapshot: Snapshot):
+    for step in plan(snapshot).steps:
+        if isinstance(step, Release):
+            one = step.holding
+            met = snapshot.refused[Key("remove", one.profile, one.revision)]
+            assert met.reason == Reason.IN_USE
+            assert not one.released
+            assert any(
+                other.spec.profile_uid == one.uid
+                and other.spec.placement.withdrawn
+                and other.spec.placement.force
+                for other in snapshot.revisions
+                if other.spec.profile == one.profile
+            )
+
+
+@settings(max_examples=200)
+@given(nodes())
+def test_a_released_profile_is_never_repaired_nor_pruned(snapshot: Snapshot):
+    released = {name for name, one in snapshot.holdings.items() if one.released}
+    decided = plan(snapshot)
+    for step in decided.steps:
+        match step:
+            case Load() if step.profile in released:
+                assert step.drift == ""
+                assert (step.text, step.uid) in {
+                    (text.text, one.spec.profile_uid)
+                    for one in snapshot.revisions
+                    for text in one.spec.content.texts
+                }
+            case Prune(one):
+                assert not one.released
+            case _:
+                pass
+    assert not released & decided.orphans
+
+
+@settings(max_examples=200)
+@given(nodes())
+def test_a_profile_has_one_step_at_a_time_and_none_that_is_refused(snapshot: Snapshot):
+    decided = plan(snapshot)
+    profiles = [step.key.profile for step in decided.steps]
+    assert len(profiles) == len(set(profiles))
+    assert not {step.key for step in decided.steps} & snapshot.refused.keys()
+    drifted = [step for step in decided.steps if isinstance(step, Load) and step.drift]
+    assert all(snapshot.holdings[step.profile].boot_id == BOOT for step in drifted)
+    order = [Remove, Release, Prune, Load, Persist]
+    ranks = [order.index(type(step)) for step in decided.steps]
+    assert ranks == sorted(ranks)
+
+
 # --- a model of kernel and disk ---
 #
 # A text is the names that it defines, separated by commas; one that ends with "!" is refused by every node.
@@ -385,6 +982,7 @@ class Node:
     files: dict[str, str] = field(default_factory=dict[str, str])
     refused: dict[Key, Problem] = field(default_factory=dict[Key, Problem])
     in_use: frozenset[str] = frozenset()
+    unrecorded: set[str] = field(default_factory=set[str])
     hosts: frozenset[str] = frozenset()
     labels: dict[str, str] = field(default_factory=lambda: dict(HERE))
 
@@ -397,7 +995,8 @@ class Node:
                 self.kernel,
                 BOOT,
                 self.files,
-                refused=dict(self.refused),
+                frozenset(self.unrecorded),
+                dict(self.refused),
             )
         )
 
@@ -416,14 +1015,27 @@ class Node:
             case Load():
                 self._load(step)
             case Persist(one):
-                self.files[one.profile] = one.revision
+                self.unrecorded.discard(one.profile)
+                if one.boots:
+                    self.files[one.profile] = one.revision
+                else:
+                    self.files.pop(one.profile, None)
             case Prune(one, names):
                 if self._drop(step.key, names):
-                    self.holdings[one.profile] = replace(one, former=[])
+                    self._hold(replace(one, former=[]))
+            case Release(one):
+                names = {name: Loaded("enforce", "permissive") for name in one.modes if name in self.kernel}
+                self.kernel |= names
+                self._hold(replace(one, released=True, boots=False, digests=["permissive"]))
             case Remove(one):
                 if self._drop(step.key, (*one.modes, *stale_names(one, {}, self.kernel))):
                     del self.holdings[one.profile]
+                    self.unrecorded.discard(one.profile)
                     self.files.pop(one.profile, None)
+
+    def _hold(self, one: Holding) -> None:
+        self.holdings[one.profile] = one
+        self.unrecorded.add(one.profile)
 
     def _load(self, step: Load) -> None:
         names = step.text.split(",")
@@ -439,7 +1051,7 @@ class Node:
         else:
             assert not self.hosts & set(names)
             self.kernel |= kernel_of(wanted)
-            self.holdings[step.profile] = wanted
+            self._hold(wanted)
 
     def _drop(self, key: Key, names: tuple[str, ...]) -> bool:
         assert not self.hosts & set(names)
@@ -465,6 +1077,7 @@ def histories(draw: st.DrawFn) -> list[tuple[ProfileRevision, ...]]:
         now: list[ProfileRevision] = []
         for profile in draw(st.lists(st.sampled_from("pqr"), unique=True)):
             suspend, withdrawn = draw(st.booleans()), draw(st.integers(0, 3)) == 0
+            force, uid = draw(st.booleans()), draw(st.sampled_from(["", "", "another"]))
             selector = draw(st.sampled_from([None, None, ELSEWHERE]))
             for sequence, text in enumerate(draw(st.lists(TEXTS, min_size=1, max_size=2, unique=True))):
                 now.append(
@@ -475,10 +1088,14 @@ def histories(draw: st.DrawFn) -> list[tuple[ProfileRevision, ...]]:
                         text=text,
                         suspend=suspend,
                         withdrawn=withdrawn,
+                        force=force,
+                        uid=uid,
                         selector=selector,
                         contract=CONTRACT + draw(st.sampled_from([0, 0, 0, 1])),
                     )
                 )
+        ended = draw(st.lists(st.sampled_from("pqr"), max_size=1))
+        now += [tombstone(profile, draw(st.sampled_from(["", "another"]))) for profile in ended]
         shown.append(tuple(now))
     return shown
 
@@ -502,6 +1119,7 @@ def test_any_history_settles_and_leaves_the_hosts_profiles(
             assert node.kernel[name] == Loaded("enforce", "host")
         for one in node.holdings.values():
             assert mismatch(one, node.kernel, BOOT) == "" or (one.profile in node.decide(shown).problems)
+        assert node.unrecorded == set()
 
 
 @settings(max_examples=100, deadline=None)
@@ -558,6 +1176,23 @@ def test_an_update_that_drops_names_leaves_none_behind():
     node.settle((revision("p", "d1", 1, text="a,a//x,b"), revision("p", "d2", 2, text="a")))
     assert set(node.kernel) == {"a", *node.hosts}
     assert node.holdings["p"].former == []
+
+
+def test_a_name_that_was_given_up_and_went_is_the_hosts_from_then_on():
+    """A pod kept it in use until the node rebooted; weeks later a package brings a profile of that name."""
+    node = a_node(in_use=frozenset({"b"}))
+    node.settle((revision("p", "d1", 1, text="a,b"),))
+    node.settle((revision("p", "d2", 2, text="a"),))
+    assert node.holdings["p"].former == ["b"]
+    del node.kernel["b"]
+    node.in_use, node.refused = frozenset(), {}
+    node.settle((revision("p", "d2", 2, text="a"),))
+    assert node.holdings["p"].former == []
+    node.hosts |= {"b"}
+    node.kernel["b"] = Loaded("enforce", "host")
+    node.settle((revision("p", "d2", 2, text="a"),))
+    node.settle((revision("p", "d2", 2, text="a", withdrawn=True),))
+    assert set(node.kernel) == set(node.hosts)
 
 
 def test_a_deletion_leaves_no_former_name_behind():
