@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from hauberk.crds.models import AppArmorFacts, Backend, Facts, Problem, ProfileNode, decode, encode
+from hauberk.crds.models import (
+    AppArmorFacts,
+    Backend,
+    Facts,
+    Orphan,
+    Problem,
+    ProfileNode,
+    Remark,
+    Repairs,
+    decode,
+    encode,
+)
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import report
+from hauberk.daemonset.drift import Drift
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Loaded
+from hauberk.daemonset.report import Told
+from msgspec.structs import replace
 
 SHA = "0123456789abcdef" * 4
 
@@ -27,9 +41,16 @@ def holding(profile: str, *names: str, mode: str = "enforce") -> Holding:
 
 
 def told(
-    *held: Holding, kernel: dict[str, Loaded], problems: dict[str, Problem] | None = None, boot: str = "boot"
+    *held: Holding,
+    kernel: dict[str, Loaded],
+    problems: dict[str, Problem] | None = None,
+    boot: str = "boot",
+    orphans: frozenset[str] = frozenset(),
+    drifts: dict[str, Drift] | None = None,
+    remarks: list[Remark] | None = None,
 ) -> Backend:
-    return report.backend({one.profile: one for one in held}, kernel, problems or {}, boot)
+    besides = Told(problems or {}, orphans, drifts or {}, remarks or [])
+    return report.backend({one.profile: one for one in held}, kernel, besides, boot)
 
 
 def problem(reason: str = "PolicyRefused", message: str = "no") -> Problem:
@@ -84,6 +105,68 @@ def test_a_report_is_never_more_than_the_api_takes():
     assert len(section.problems) == 512
 
 
+@pytest.mark.parametrize("kernel", [{"p": Loaded("enforce", SHA)}, {}, {"p": Loaded("enforce", "other")}])
+def test_what_was_released_is_not_loaded_and_lacks_nothing(kernel: dict[str, Loaded]):
+    """What is in the kernel under its names is no revision of it, and its object may go."""
+    section = told(replace(holding("p"), released=True), kernel=kernel)
+    assert section == Backend()
+
+
+def test_what_was_released_and_can_not_go_is_told():
+    section = told(
+        replace(holding("p"), released=True),
+        kernel={"p": Loaded("enforce", SHA)},
+        problems={"p": problem("InUse", "1 task is confined by p")},
+    )
+    assert (section.profiles, [one.reason for one in section.problems.values()]) == ({}, ["InUse"])
+
+
+def test_an_orphan_is_told_with_whose_it_was():
+    one = replace(holding("p"), uid="uid-p", installation="here")
+    section = told(
+        one,
+        holding("q"),
+        kernel={"p": Loaded("enforce", SHA), "q": Loaded("enforce", SHA)},
+        orphans=frozenset("p"),
+    )
+    assert section.orphans == {"p": Orphan(uid="uid-p", installation="here")}
+    assert set(section.profiles) == {"p", "q"}  # it is loaded all the same
+    assert section.problems == {}
+
+
+def test_repairs_are_told_with_the_last_one():
+    section = told(
+        holding("p"),
+        kernel={"p": Loaded("enforce", SHA)},
+        drifts={"p": Drift(3, "the kernel did not hold p\x1b", (1.0, 2.0), 1)},
+    )
+    assert section.repairs == {"p": Repairs(count=3, message="the kernel did not hold p?")}
+    assert (set(section.profiles), section.problems) == ({"p"}, {})
+
+
+def test_remarks_are_the_nodes_own():
+    remarks = [Remark(reason="StateTorn", message=f"record {number}\n") for number in range(40)]
+    section = told(kernel={}, remarks=remarks)
+    assert section.remarks == [
+        Remark(reason="StateTorn", message=f"record {n}; ") for n in range(report.REMARKS)
+    ]
+    assert section.problems == {}
+
+
+def test_no_map_has_more_than_the_api_takes():
+    names = [f"p{number:04}" for number in range(700)]
+    section = told(
+        *(holding(name) for name in names),
+        kernel={name: Loaded("enforce", SHA) for name in names},
+        problems={name: problem() for name in names},
+        orphans=frozenset(names),
+        drifts=dict.fromkeys(names, Drift(1, "x")),
+    )
+    for some in (section.problems, section.orphans, section.repairs):
+        assert list(some) == names[: report.PROBLEMS]
+    assert len(section.profiles) == 700
+
+
 def test_the_order_of_things_changes_nothing():
     kernel = {name: Loaded("enforce", SHA) for name in "ab"}
     problems = {name: problem() for name in "xy"}
@@ -98,6 +181,18 @@ def test_the_order_of_things_changes_nothing():
     assert list(encode(one)["problems"]) == list(encode(other)["problems"])
 
 
+def test_the_order_of_what_is_told_besides_changes_nothing():
+    held = [holding(name) for name in "abc"]
+    kernel = {name: Loaded("enforce", SHA) for name in "abc"}
+    drifts = {name: Drift(1, name) for name in "abc"}
+    one = told(*held, kernel=kernel, orphans=frozenset("abc"), drifts=drifts)
+    other = told(
+        *reversed(held), kernel=kernel, orphans=frozenset("cba"), drifts=dict(reversed(drifts.items()))
+    )
+    for field in ("orphans", "repairs"):
+        assert list(encode(one)[field]) == list(encode(other)[field]) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("section", "summary"),
     [
@@ -106,6 +201,19 @@ def test_the_order_of_things_changes_nothing():
         (Backend(profiles={"a": "", "b": ""}), "2/2"),
         (Backend(profiles={"a": ""}, problems={"b": problem()}), "1/2, 1 failed"),
         (Backend(profiles={"a": ""}, problems={"a": problem()}), "1/1, 1 failed"),
+        (Backend(profiles={"a": ""}, orphans={"a": Orphan(uid="u")}), "1/1, 1 orphaned"),
+        (Backend(profiles={"a": ""}, repairs={"a": Repairs(count=3, message="x")}), "1/1"),
+        (Backend(remarks=[Remark(reason="StateTorn", message="x")]), "0/0, 1 remark"),
+        (Backend(remarks=[Remark(reason="StateTorn", message="x")] * 2), "0/0, 2 remarks"),
+        (
+            Backend(
+                profiles={"a": "", "b": ""},
+                problems={"b": problem(), "c": problem()},
+                orphans={"a": Orphan(uid="u"), "b": Orphan(uid="u")},
+                remarks=[Remark(reason="StateTorn", message="x")],
+            ),
+            "2/3, 2 failed, 2 orphaned, 1 remark",
+        ),
     ],
 )
 def test_the_summary_counts(section: Backend | None, summary: str):
@@ -113,7 +221,17 @@ def test_the_summary_counts(section: Backend | None, summary: str):
 
 
 @pytest.mark.parametrize(
-    "section", [None, Backend(), Backend(profiles={"p": "d1/enforce/-"}, problems={"p": problem()})]
+    "section",
+    [
+        None,
+        Backend(),
+        Backend(profiles={"p": "d1/enforce/-"}, problems={"p": problem()}),
+        Backend(
+            orphans={"p": Orphan(uid="u", installation="i")},
+            repairs={"p": Repairs(count=1, message="x")},
+            remarks=[Remark(reason="StateTorn", message="x")],
+        ),
+    ],
 )
 def test_a_profile_node_is_owned_by_its_node_and_survives_the_api(section: Backend | None):
     facts = Facts(kernel="6.1", lsms=["apparmor"], app_armor=AppArmorFacts(features="f", enabled=True))
