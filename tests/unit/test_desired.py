@@ -5,6 +5,9 @@ In both a revision is called by its text: `v1` stands for the digest of the poli
 the same in mode Complain. A text that starts with "broken" is refused, one with "unjudged" is not judged yet,
 and `names a,b` defines the kernel names a and b instead of its object's own name.
 
+Of an orphan `orphans: {p: uid}` is short for one of this installation, `[uid, elsewhere]` names another; a
+revision with `tombstone: uid` is one. `store: terminating` is a cluster that Hauberk's kinds are leaving.
+
 `HAUBERK_GOLDEN=write pytest tests/unit/test_desired.py` writes out.yaml anew: read the difference then.
 """
 
@@ -27,6 +30,7 @@ from hauberk.crds.models import (
     Metadata,
     NodeSelector,
     NodeStatus,
+    Orphan,
     Placement,
     Problem,
     ProfileNode,
@@ -38,20 +42,22 @@ from hauberk.crds.models import (
     Text,
     decode,
 )
-from hauberk.crds.names import CONTRACT, FINALIZER, digest
+from hauberk.crds.names import CONTRACT, FINALIZER, FORCE_DELETE, digest, tombstone_name
 from hauberk.crds.reasons import Reason
 from hauberk.operator.aggregate import aggregate
 from hauberk.operator.desired import (
     AddFinalizer,
     CreateRevision,
     DeleteRevision,
+    Entomb,
     Place,
     RemoveFinalizer,
     Write,
     desired,
+    tombstones,
 )
-from hauberk.operator.publish import content_digest, name_owners
-from hauberk.operator.snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot
+from hauberk.operator.publish import NO_CONTENT, content_digest, name_owners, tombstone, wanted_revision
+from hauberk.operator.snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +65,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir() if (folder / "in.yaml").exists())
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 LONG_AGO = 3600
+HERE = "here"
 
 
 def digest_of(label: str) -> str:
@@ -89,9 +96,14 @@ def a_profile(name: str, short: dict[str, Any]) -> SecurityProfile:
     text, complains, _ = str(short["text"]).partition(" complain")
     spec = ProfileSpec(
         type="AppArmor",
-        app_armor=AppArmor(policy=text, mode="Complain" if complains else "Enforce"),
+        app_armor=AppArmor(
+            policy=text,
+            mode="Complain" if complains else "Enforce",
+            allow_attachment=short.get("attach", False),
+        ),
         node_selector=decode(NodeSelector, short.get("selector", {})),
         suspend=short.get("suspend", False),
+        adopt=short.get("adopt", False),
     )
     conditions = [
         Condition(
@@ -112,6 +124,7 @@ def a_profile(name: str, short: dict[str, Any]) -> SecurityProfile:
             creation_timestamp=short.get("created", "2025-01-01T00:00:00Z"),
             deletion_timestamp="2026-01-01T00:00:00Z" if short.get("deleted") else None,
             finalizers=[] if short.get("fresh") else [FINALIZER],
+            annotations={FORCE_DELETE: short["force"]} if "force" in short else {},
         ),
         spec=spec,
         status=ProfileStatus(conditions=conditions),
@@ -119,7 +132,10 @@ def a_profile(name: str, short: dict[str, Any]) -> SecurityProfile:
 
 
 def a_revision(short: dict[str, Any]) -> ProfileRevision:
-    profile, label = short["profile"], str(short["text"])
+    profile = short["profile"]
+    if uid := short.get("tombstone"):
+        return tombstone(profile, Orphan(uid=uid, installation=HERE))
+    label = str(short["text"])
     text, complains, _ = label.partition(" complain")
     return ProfileRevision(
         metadata=Metadata(name=f"{profile}.{digest_of(label)}"),
@@ -128,6 +144,7 @@ def a_revision(short: dict[str, Any]) -> ProfileRevision:
             profile_uid=short.get("uid", f"uid-{profile}"),
             type="AppArmor",
             contract=CONTRACT,
+            installation=HERE,
             content=Content(
                 digest=digest_of(label),
                 mode="Complain" if complains else "Enforce",
@@ -138,6 +155,8 @@ def a_revision(short: dict[str, Any]) -> ProfileRevision:
                 node_selector=decode(NodeSelector, short.get("selector", {})),
                 suspend=short.get("suspend", False),
                 withdrawn=short.get("withdrawn", False),
+                force=short.get("force", False),
+                adopt=short.get("adopt", False),
             ),
         ),
     )
@@ -165,7 +184,13 @@ def a_report(name: str, short: dict[str, Any] | None) -> ProfileNode:
             profile: Problem(revision=digest_of(str(one[0])), reason=one[1], message=one[2])
             for profile, one in short.get("problems", {}).items()
         }
-        section = Backend(profiles=held, problems=problems)
+        orphans = {
+            profile: Orphan(uid=one, installation=HERE)
+            if isinstance(one, str)
+            else Orphan(uid=one[0], installation=one[1])
+            for profile, one in short.get("orphans", {}).items()
+        }
+        section = Backend(profiles=held, problems=problems, orphans=orphans)
     boot = (short or {}).get("boot", f"boot-{name}")
     return ProfileNode(metadata=Metadata(name=name), status=NodeStatus(boot_id=boot, app_armor=section))
 
@@ -192,6 +217,9 @@ def a_cluster(short: dict[str, Any]) -> Snapshot:
         },
         judgements=judgements,
         now=NOW,
+        store=Store(
+            installation=short.get("installation", HERE), terminating=short.get("store") == "terminating"
+        ),
     )
 
 
@@ -205,7 +233,7 @@ def writes_for(snapshot: Snapshot) -> list[Write]:
         write
         for _, profile in sorted(snapshot.profiles.items())
         for write in desired(profile, snapshot, owners)
-    ]
+    ] + tombstones(snapshot)
 
 
 def told(write: Write) -> str:
@@ -218,11 +246,13 @@ def told(write: Write) -> str:
             return f"Place {name}: {_placed(placement)}"
         case DeleteRevision(name):
             return f"DeleteRevision {name}"
+        case Entomb(stone):
+            return f"Entomb {stone.metadata.name}: {_placed(stone.spec.placement)}"
 
 
 def _placed(placement: Placement) -> str:
     words = [f"sequence {placement.sequence}"]
-    words += [word for word in ("suspend", "withdrawn") if getattr(placement, word)]
+    words += [word for word in ("suspend", "withdrawn", "force", "adopt") if getattr(placement, word)]
     words += [f"{key}={value}" for key, value in placement.node_selector.match_labels.items()]
     return ", ".join(words)
 
@@ -249,11 +279,18 @@ def outcome(snapshot: Snapshot, labels: set[str]) -> dict[str, Any]:
     text = yaml.safe_dump(made, sort_keys=False, width=110)
     for label in labels:
         text = text.replace(digest_of(label), label)
+    for one in snapshot.reports.values():
+        for profile, orphan in (one.status.app_armor.orphans if one.status.app_armor else {}).items():
+            text = text.replace(tombstone_name(profile, orphan.uid), f"{profile}.gone-{orphan.uid}")
     return yaml.safe_load(text)
 
 
 def labels_in(short: dict[str, Any]) -> set[str]:
-    texts = [one["text"] for one in (*short.get("profiles", {}).values(), *short.get("revisions", []))]
+    texts = [
+        one["text"]
+        for one in (*short.get("profiles", {}).values(), *short.get("revisions", []))
+        if "text" in one
+    ]
     held = [
         label for one in short.get("reports", {}).values() if one for label in one.get("holds", {}).values()
     ]
@@ -296,6 +333,8 @@ def clusters(draw: st.DrawFn) -> Snapshot:
             "selector": draw(SELECTORS),
             "suspend": draw(st.integers(0, 3)) == 0,
             "deleted": draw(st.integers(0, 3)) == 0,
+            "force": draw(st.sampled_from(["true", "false", ""])),
+            "adopt": draw(st.booleans()),
             "fresh": draw(st.booleans()),
             "created": draw(st.sampled_from(["2025-01-01T00:00:00Z", "2025-02-01T00:00:00Z"])),
         }
@@ -317,10 +356,16 @@ def clusters(draw: st.DrawFn) -> Snapshot:
         ]
         if name in profiles and draw(st.booleans()):
             one = profiles[name]
-            revisions.append({"profile": name, "sequence": one["generation"], **one})
+            revisions.append({"profile": name, "sequence": one["generation"], **one, "force": False})
+    revisions += [
+        {"profile": name, "tombstone": draw(st.sampled_from([f"uid-{name}", "earlier"]))}
+        for name in draw(st.lists(PROFILES, max_size=1))
+    ]
     return a_cluster(
         {
             "profiles": profiles,
+            "installation": draw(st.sampled_from([HERE, HERE, HERE, "elsewhere", ""])),
+            "store": draw(st.sampled_from(["", "", "", "terminating"])),
             "revisions": revisions,
             "nodes": {
                 name: {
@@ -353,6 +398,13 @@ def clusters(draw: st.DrawFn) -> Snapshot:
                                     st.tuples(LABELS, st.just("LoadFailed"), st.just("no")),
                                     max_size=2,
                                 ),
+                                "orphans": st.dictionaries(
+                                    PROFILES,
+                                    st.sampled_from(
+                                        ["uid-a", "uid-b", "earlier", ("uid-a", "elsewhere"), ("earlier", "")]
+                                    ),
+                                    max_size=2,
+                                ),
                             }
                         ),
                     )
@@ -383,7 +435,11 @@ def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
                     one, spec=msgspec.structs.replace(one.spec, placement=placement)
                 )
             case DeleteRevision(name):
-                del revisions[name]
+                revisions.pop(name, None)  # one that is gone is as good as deleted
+            case Entomb(stone):
+                assert stone.metadata.name not in revisions
+                assert stone.spec.profile_uid not in {one.metadata.uid for one in profiles.values()}
+                revisions[stone.metadata.name] = stone
     return replace(snapshot, profiles=profiles, revisions=revisions)
 
 
@@ -481,3 +537,224 @@ def assert_exactly_ready(profile: SecurityProfile, snapshot: Snapshot, status: P
         assert agent.ready or away <= timedelta(seconds=90)
         verified += 1
     assert verified > 0
+
+
+# --- deletions ---
+
+
+def of_kind(snapshot: Snapshot, kind: type[Write]) -> list[str]:
+    return [told(write) for write in writes_for(snapshot) if isinstance(write, kind)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshot=clusters())
+def test_only_what_this_store_lost_is_entombed(snapshot: Snapshot):
+    alive = {profile.metadata.uid for profile in snapshot.profiles.values()}
+    here = snapshot.store.installation
+    orphans = {
+        (profile, orphan.uid)
+        for report in snapshot.reports.values()
+        if report.status.app_armor
+        for profile, orphan in report.status.app_armor.orphans.items()
+        if here and orphan.installation == here
+    }
+    for write in tombstones(snapshot):
+        match write:
+            case Entomb(stone):
+                spec = stone.spec
+                assert spec.profile_uid not in alive
+                assert (spec.profile, spec.profile_uid) in orphans
+                assert spec.installation == here
+                assert spec.content == NO_CONTENT
+                assert spec.placement.withdrawn
+                assert not spec.placement.force
+                assert stone.metadata.name not in snapshot.revisions
+            case DeleteRevision(name):
+                assert snapshot.revisions[name].spec.content == NO_CONTENT
+            case _:
+                pytest.fail(f"not a tombstone's: {write}")
+    assert settled_stones(snapshot) == {(profile, uid) for profile, uid in orphans if uid not in alive}
+
+
+STONE = tombstone_name("p", "uid")
+
+
+@pytest.mark.parametrize(
+    ("orphan", "alive", "there", "installation", "writes"),
+    [
+        (("uid", HERE), [], [], HERE, [f"Entomb {STONE}"]),
+        (("uid", HERE), ["uid"], [], HERE, []),  # its revision is still to be published, perhaps
+        (("uid", HERE), ["other"], [], HERE, [f"Entomb {STONE}"]),  # made anew under its name
+        (("uid", "elsewhere"), [], [], HERE, []),  # of a store that this one knows nothing of
+        (("uid", ""), [], [], HERE, []),
+        (("uid", ""), [], [], "", []),  # where nothing is known nothing is the same
+        (("uid", HERE), [], [], "", []),
+        (("uid", HERE), [], ["uid"], HERE, []),
+        (("uid", HERE), ["uid"], ["uid"], HERE, [f"DeleteRevision {STONE}"]),
+        (("uid", HERE), [], ["uid"], "elsewhere", [f"DeleteRevision {STONE}"]),
+        (None, [], ["uid"], HERE, [f"DeleteRevision {STONE}"]),
+        (None, [], [], HERE, []),
+    ],
+)
+def test_a_tombstone_is_for_what_this_store_knows_to_be_deleted(
+    orphan: tuple[str, str] | None, alive: list[str], there: list[str], installation: str, writes: list[str]
+):
+    snapshot = a_cluster(
+        {
+            "profiles": {f"p{number}": {"text": "v1", "uid": uid} for number, uid in enumerate(alive)},
+            "revisions": [{"profile": "p", "tombstone": uid} for uid in there],
+            "installation": installation,
+            "nodes": {"n1": {}, "n2": {}},
+            "reports": {node: {"orphans": {"p": orphan} if orphan else {}} for node in ("n1", "n2")},
+        }
+    )
+    assert [told(write).split(": ")[0] for write in tombstones(snapshot)] == writes
+
+
+def test_a_tombstone_has_all_that_agents_need():
+    snapshot = a_cluster({"reports": {"n1": {"orphans": {"p": "uid"}}}})
+    (write,) = tombstones(snapshot)
+    assert isinstance(write, Entomb)
+    spec = write.tombstone.spec
+    assert (spec.profile, spec.profile_uid, spec.type, spec.contract) == ("p", "uid", "AppArmor", CONTRACT)
+    assert spec.placement == Placement(sequence=0, withdrawn=True)
+    assert write.tombstone.metadata.owner_references == []  # its owner is gone: it would be collected
+
+
+def settled_stones(snapshot: Snapshot) -> set[tuple[str, str]]:
+    after = applied(snapshot, tombstones(snapshot))
+    assert tombstones(after) == []
+    return {
+        (one.spec.profile, one.spec.profile_uid)
+        for one in after.revisions.values()
+        if one.spec.content == NO_CONTENT
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshot=clusters())
+def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Snapshot):
+    """A node keeps what it holds: nobody has deleted any of these profiles."""
+    leaving = replace(snapshot, store=Store("", terminating=True))
+    for profile in leaving.profiles.values():
+        writes = desired(profile, leaving, name_owners(leaving))
+        if profile.metadata.deletion_timestamp:
+            finalized = FINALIZER in profile.metadata.finalizers
+            assert writes == ([RemoveFinalizer(profile)] if finalized else [])
+    assert not [write for write in writes_for(leaving) if isinstance(write, Entomb)]
+    assert "withdrawn" not in " ".join(of_kind(leaving, Place))
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshot=clusters())
+def test_a_withdrawn_placement_says_whether_by_force(snapshot: Snapshot):
+    for profile in snapshot.profiles.values():
+        by_force = profile.metadata.annotations.get(FORCE_DELETE) == "true"
+        for write in desired(profile, snapshot, name_owners(snapshot)):
+            if isinstance(write, Place):
+                deleted = bool(profile.metadata.deletion_timestamp)
+                assert write.placement.withdrawn == deleted
+                assert write.placement.force == (deleted and by_force)
+                assert write.placement.adopt == (profile.spec.adopt and not deleted)
+
+
+def one_profile(**more: Any) -> Snapshot:
+    revision = {"profile": "p", "text": "v1"} | more.pop("revision", {})
+    return a_cluster(
+        {
+            "profiles": {"p": {"text": "v1", "deleted": True} | more},
+            "revisions": [revision],
+            "nodes": {"n1": {}},
+            "reports": {"n1": {"holds": {"p": "v1"}}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "placed", "writes"),
+    [
+        (None, {}, ["Place p.v1: sequence 1, withdrawn"]),
+        ("true", {}, ["Place p.v1: sequence 1, withdrawn, force"]),
+        ("true", {"withdrawn": True}, ["Place p.v1: sequence 1, withdrawn, force"]),  # added later
+        ("true", {"withdrawn": True, "force": True}, []),
+        (None, {"withdrawn": True, "force": True}, ["Place p.v1: sequence 1, withdrawn"]),  # and taken back
+        ("yes", {"withdrawn": True}, []),
+        ("", {"withdrawn": True}, []),
+        ("True", {"withdrawn": True}, []),
+    ],
+)
+def test_force_is_the_word_true_whenever_it_is_said(
+    annotation: str | None, placed: dict[str, bool], writes: list[str]
+):
+    more = {} if annotation is None else {"force": annotation}
+    found = [
+        told(one).replace(digest_of("v1"), "v1") for one in writes_for(one_profile(revision=placed, **more))
+    ]
+    assert found == writes
+
+
+def test_force_without_a_deletion_is_no_force():
+    assert of_kind(one_profile(deleted=False, force="true"), Place) == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "node", "waits"),
+    [
+        ({"ready": True}, {}, True),
+        ({"ready": False, "for": 89}, {}, True),  # perhaps it is just being upgraded
+        ({"ready": False, "for": 91}, {}, False),
+        ({"ready": False, "for": 5000}, {"for": 89}, True),  # the node has only just come back
+        ({"ready": True}, {"ready": False}, False),
+    ],
+)
+def test_a_deletion_waits_for_whom_it_can_reach(agent: dict[str, Any], node: dict[str, Any], waits: bool):
+    snapshot = a_cluster(
+        {
+            "profiles": {"p": {"text": "v1", "deleted": True}},
+            "revisions": [{"profile": "p", "text": "v1", "withdrawn": True}],
+            "nodes": {"n1": node},
+            "agents": {"n1": agent},
+            "reports": {"n1": {"holds": {"p": "v1"}}},
+        }
+    )
+    assert bool(of_kind(snapshot, RemoveFinalizer)) is not waits
+    assert bool(of_kind(snapshot, DeleteRevision)) is not waits
+
+
+# --- what is published ---
+
+
+@pytest.mark.parametrize("adopt", [True, False])
+@pytest.mark.parametrize("attach", [True, False])
+def test_guards_that_are_lifted_are_published(adopt: bool, attach: bool):
+    profile = a_profile("p", {"text": "v1", "adopt": adopt, "attach": attach})
+    made = wanted_revision(profile, Accepted(("p",)), HERE)
+    assert made.spec.placement.adopt is adopt
+    assert made.spec.content.allow_attachment is attach
+    assert made.spec.installation == HERE
+    assert (made.spec.content.digest == digest_of("v1")) is not attach
+    assert made.metadata.name == f"p.{made.spec.content.digest}"
+
+
+def test_the_right_to_attach_is_other_content():
+    """Agents judge a revision by it, and a revision's content never changes."""
+    snapshot = a_cluster(
+        {
+            "profiles": {"p": {"text": "v1", "attach": True, "generation": 2}},
+            "revisions": [{"profile": "p", "text": "v1"}],
+        }
+    )
+    (write,) = writes_for(snapshot)
+    assert isinstance(write, CreateRevision)
+    assert write.revision.spec.content.allow_attachment
+    assert write.revision.metadata.name not in snapshot.revisions
+
+
+def test_the_word_to_adopt_is_another_placement():
+    snapshot = a_cluster(
+        {
+            "profiles": {"p": {"text": "v1", "adopt": True, "generation": 2}},
+            "revisions": [{"profile": "p", "text": "v1"}],
+        }
+    )
+    assert of_kind(snapshot, Place) == [f"Place p.{digest_of('v1')}: sequence 2, adopt"]
