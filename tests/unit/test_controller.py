@@ -11,12 +11,14 @@ from typing import Any, cast
 import pytest
 from hauberk.crds.errors import ClusterFault
 from hauberk.crds.models import ProfileStatus, SecurityProfile
-from hauberk.crds.names import PROFILE_REVISIONS, SECURITY_PROFILES
+from hauberk.crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from hauberk.crds.reasons import Reason
+from hauberk.operator import controller as controllers
 from hauberk.operator.cluster import Cluster
 from hauberk.operator.controller import Controller
-from hauberk.operator.desired import CreateRevision, Write
+from hauberk.operator.desired import CreateRevision, DeleteRevision, Entomb, RemoveFinalizer, Write
 from hauberk.operator.publish import content_digest
+from hauberk.operator.snapshot import Store
 from hauberk.profiles.parser import Parser
 
 
@@ -30,6 +32,19 @@ class Api:
         self.refused: set[str] = set()
         self.listed: dict[str, list[dict[str, Any]]] = {}
         self.while_listing: Any = None
+        self.where = Store("here")
+        self.stores = 0
+        self.going = False
+        self.taken = True
+
+    async def store(self) -> Store:
+        self.stores += 1
+        if "store" in self.refused:
+            raise ClusterFault(Reason.PROGRESSING, "can't be read")
+        return self.where
+
+    async def leaving(self) -> bool:
+        return self.going
 
     async def listing(self, plural: str) -> AsyncIterator[dict[str, Any]]:
         for body in self.listed.get(plural, []):
@@ -40,7 +55,14 @@ class Api:
     async def carry_out(self, write: Write) -> None:
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
+        if isinstance(write, Entomb) and "tombstones" in self.refused:
+            raise ClusterFault(Reason.PROGRESSING, "not taken")
         self.writes.append(write)
+        if isinstance(write, RemoveFinalizer) and self.taken:
+            for one in self.listed.get(SECURITY_PROFILES, []):
+                if one["metadata"]["name"] == write.profile.metadata.name:
+                    kept = [name for name in one["metadata"]["finalizers"] if name != FINALIZER]
+                    one["metadata"]["finalizers"] = kept
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         if f"{name}/status" in self.refused:
@@ -218,3 +240,166 @@ async def test_a_node_lacks_its_agent_since_that_was_noticed(api: Api, parser: P
     assert controller.snapshot().agents["n"].ready
     controller.seen("pods", "agent-x", pod, deleted=True)
     assert controller.snapshot().agents["n"].since > first.since
+
+
+# --- what nodes report ---
+
+
+def report(node: str = "n", **section: Any) -> dict[str, Any]:
+    return {"metadata": {"name": node}, "status": {"bootID": "b", "appArmor": section}}
+
+
+def repaired(count: int) -> dict[str, Any]:
+    return report(repairs={"a": {"count": count, "message": "the kernel did not hold a"}})
+
+
+async def test_what_was_repaired_before_it_started_is_old(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    controller.seen(SECURITY_PROFILES, "a", body("a", "broken"), deleted=False)
+    controller.seen(PROFILE_NODES, "n", repaired(3), deleted=False)
+    await judged(controller)
+    await controller.reconcile()
+    assert [one for one in api.events if "DriftRepaired" in one] == []
+    controller.seen(PROFILE_NODES, "n", repaired(4), deleted=False)
+    await controller.reconcile()
+    await controller.reconcile()
+    assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"]
+
+
+async def test_a_repair_of_what_is_no_profile_here_is_passed_over(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    await controller.reconcile()
+    controller.seen(PROFILE_NODES, "n", repaired(1), deleted=False)
+    await controller.reconcile()
+    assert api.events == []
+
+
+@pytest.mark.parametrize("refused", [set[str](), {"events"}, {"tombstones"}])
+async def test_tombstones_and_repairs_do_not_wait_for_one_another(
+    api: Api, parser: Parser, refused: set[str]
+):
+    controller = controller_of(api, parser)
+    controller.store = api.where
+    api.refused = refused
+    controller.seen(SECURITY_PROFILES, "a", body("a", "broken"), deleted=False)
+    await judged(controller)
+    section = repaired(1)["status"]["appArmor"] | {"orphans": {"p": {"uid": "uid", "installation": "here"}}}
+    controller.seen(PROFILE_NODES, "n", report(**section), deleted=False)
+    with contextlib.suppress(ClusterFault):
+        await controller.reconcile()
+    entombed = [write for write in api.writes if isinstance(write, Entomb)]
+    assert len(entombed) == (0 if "tombstones" in refused else 1)
+    assert any("DriftRepaired" in one for one in api.events) == ("events" not in refused)
+
+
+async def test_an_orphan_of_this_store_gets_a_tombstone_and_no_longer_than_it_needs_it(
+    api: Api, parser: Parser
+):
+    controller = controller_of(api, parser)
+    controller.store = api.where
+    orphans = {"p": {"uid": "uid", "installation": "here"}, "q": {"uid": "uid", "installation": "elsewhere"}}
+    controller.seen(PROFILE_NODES, "n", report(orphans=orphans), deleted=False)
+    await controller.reconcile()
+    (write,) = api.writes
+    assert isinstance(write, Entomb)
+    stone = write.tombstone
+    controller.revisions[stone.metadata.name] = stone
+    api.writes.clear()
+    await controller.reconcile()
+    assert api.writes == []
+    controller.seen(PROFILE_NODES, "n", report(), deleted=False)
+    await controller.reconcile()
+    assert api.writes == [DeleteRevision(stone.metadata.name)]
+
+
+# --- while kinds or all of Hauberk go away ---
+
+
+def going(name: str) -> dict[str, Any]:
+    one = body(name)
+    one["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return one
+
+
+async def test_the_store_is_asked_before_a_deletion_means_anything(api: Api, parser: Parser):
+    """A profile that goes because its kind goes was not deleted by anyone."""
+    controller = controller_of(api, parser)
+    controller.store = api.where
+    controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await judged(controller)
+    assert api.stores == 0
+    api.where = Store(terminating=True)
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    api.writes.clear()
+    await controller.reconcile()
+    assert [type(write) for write in api.writes] == [RemoveFinalizer]
+    assert api.stores == 1
+
+
+async def test_where_the_store_can_not_be_asked_no_deletion_goes_on(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    controller.store = api.where
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    api.refused = {"store"}
+    with pytest.raises(ClusterFault):
+        await controller.reconcile()
+    assert api.writes == []
+
+
+@pytest.mark.parametrize("leaving", [True, False])
+async def test_finalizers_are_let_go_only_when_all_of_hauberk_goes(api: Api, parser: Parser, leaving: bool):
+    controller = controller_of(api, parser)
+    others = body("b")
+    others["metadata"]["finalizers"] = ["someone.else/kept"]
+    shared = body("c")
+    shared["metadata"]["finalizers"] = ["someone.else/kept", FINALIZER]
+    api.listed = {SECURITY_PROFILES: [body("a"), others, shared]}
+    api.going = leaving
+    await controller.let_go()
+    let_go = [write.profile.metadata.name for write in api.writes if isinstance(write, RemoveFinalizer)]
+    assert let_go == (["a", "c"] if leaving else [])
+    assert len(api.writes) == len(let_go)
+    kept = [one["metadata"]["finalizers"] for one in api.listed[SECURITY_PROFILES]]
+    assert (FINALIZER in kept[0]) is (FINALIZER in kept[2]) is not leaving
+    assert all("someone.else/kept" in one for one in kept[1:])
+
+
+async def test_finalizers_are_read_anew_and_not_from_memory(api: Api, parser: Parser):
+    """Whoever changed an object meanwhile has its finalizer in a version that memory does not know."""
+    controller = controller_of(api, parser)
+    controller.seen(SECURITY_PROFILES, "gone", body("gone"), deleted=False)
+    api.listed = {SECURITY_PROFILES: [body("new")]}
+    api.going = True
+    await controller.let_go()
+    assert [w.profile.metadata.name for w in api.writes if isinstance(w, RemoveFinalizer)] == ["new"]
+
+
+async def test_a_finalizer_that_stays_is_tried_again_and_not_for_ever(
+    api: Api, parser: Parser, monkeypatch: pytest.MonkeyPatch
+):
+    """The kubelet ends the pod after half a minute; a write that met a conflict is not the end of it."""
+    monkeypatch.setattr(controllers, "RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(controllers, "LET_GO_SECONDS", 0.1)
+    controller = controller_of(api, parser)
+    api.listed = {SECURITY_PROFILES: [body("a")]}
+    api.going, api.taken = True, False
+    with pytest.raises(ClusterFault, match="1 finalizers were there still"):
+        await controller.let_go()
+    assert len(api.writes) > 2
+    api.taken = True
+    await controller.let_go()
+    assert api.listed[SECURITY_PROFILES][0]["metadata"]["finalizers"] == []
+
+
+async def test_nothing_to_let_go_is_no_trouble(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    api.going = True
+    await controller.let_go()
+    assert api.writes == []
+
+
+async def test_the_store_is_known_from_the_first_list_on(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    assert controller.snapshot().store == Store()
+    await controller.relist()
+    assert controller.snapshot().store == Store("here")
