@@ -38,10 +38,30 @@ def test_a_digest_fits_the_crd(profile_type: str, policy: str, mode: str):
     assert re.fullmatch(r"[0-9a-f]{10}", names.digest(profile_type, policy, mode))
 
 
-def test_values_count_in_any_order():
-    one = names.digest("AppArmor", "p", "Enforce", {"a": 1, "b": 2})
-    assert one == names.digest("AppArmor", "p", "Enforce", {"b": 2, "a": 1})
-    assert one != names.digest("AppArmor", "p", "Enforce", {"a": 1})
+@pytest.mark.parametrize(("policy", "mode", "digest"), [("profile a { }", "Enforce", "1f01f27d16")])
+def test_the_right_to_attach_is_a_part_of_the_content(policy: str, mode: str, digest: str):
+    assert names.digest("AppArmor", policy, mode, allow_attachment=True) == digest
+    plain = names.digest("AppArmor", policy, mode)
+    assert plain == names.digest("AppArmor", policy, mode, allow_attachment=False) != digest
+
+
+@given(first=st.tuples(text, text, text), second=st.tuples(text, text, text))
+def test_what_may_attach_is_never_what_may_not(first: tuple[str, str, str], second: tuple[str, str, str]):
+    assert names.digest(*first) != names.digest(*second, allow_attachment=True)
+
+
+def test_a_tombstones_name_is_a_kubernetes_name_and_says_whose_it_is():
+    name = names.tombstone_name("p" * 63, "12345678-1234-1234-1234-123456789012")
+    assert name == f"{'p' * 63}.gone-a3a8ee4379"
+    assert len(name) <= 253
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name)
+
+
+@given(profiles=st.sampled_from(["p", "q"]), uids=st.tuples(text, text))
+def test_a_tombstone_is_of_one_uid_and_no_revision(profiles: str, uids: tuple[str, str]):
+    first, second = (names.tombstone_name(profiles, uid) for uid in uids)
+    assert (first == second) == (uids[0] == uids[1])
+    assert not re.fullmatch(r"[0-9a-f]{10}", first.removeprefix(f"{profiles}."))
 
 
 def test_a_revisions_name_is_a_kubernetes_name_for_the_longest_profile():

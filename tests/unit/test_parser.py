@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,109 @@ async def test_a_refusal_of_much_is_told_in_one_kibibyte(parser: Parser):
 async def test_a_kernel_that_is_not_there_refuses_a_load(parser: Parser):
     with pytest.raises(NodeFault) as caught:
         await parser.load(await parser.compile("profile a { file, }", "Enforce"))
+    assert caught.value.reason is Reason.LOAD_FAILED
+
+
+# --- what decides what a text compiles to -------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Return a base folder with some files."""
+    for name, text in (("abi/3.0", "query"), ("tunables/global", "@{X}=/x\n"), ("empty", "")):
+        file = tmp_path / "base" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "base/link").symlink_to("tunables/global")
+    (tmp_path / "base/folder").mkdir()
+    return tmp_path / "base"
+
+
+async def test_a_fingerprint_does_not_change_by_itself(base: Path, tmp_path: Path):
+    before = await Parser(base=base).fingerprint()
+    assert await Parser(base=base).fingerprint() == before
+    for folder, _, files in os.walk(base):
+        for file in files:
+            os.utime(f"{folder}/{file}", (0, 0))
+    (base / "another folder").mkdir()
+    copy = shutil.copytree(base, tmp_path / "elsewhere", symlinks=True)
+    assert await Parser(base=base).fingerprint() == await Parser(base=copy).fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "echo >> tunables/global",
+        ": > abi/3.0",
+        "rm empty",
+        "touch new",
+        "touch folder/new",
+        "mv empty renamed",
+        "mv empty folder/empty",
+        "rm link",
+        "echo x > .hidden",
+        "printf '\\377' > empty",
+        "mv tunables/global x; mv empty tunables/global; mv x empty",
+        r"printf 'query\0empty\0' > abi/3.0; rm empty",
+    ],
+)
+async def test_a_fingerprint_changes_with_any_file_of_the_base(base: Path, change: str):
+    before = await Parser(base=base).fingerprint()
+    process = await asyncio.create_subprocess_shell(change, cwd=base)
+    assert await process.wait() == 0
+    assert await Parser(base=base).fingerprint() != before
+
+
+async def test_a_fingerprint_changes_with_the_parser_and_its_features(base: Path, tmp_path: Path):
+    features = tmp_path / "features"
+    features.write_text("caps {mask {kill\n}\n}\n")
+    found = [
+        await Parser(base=base).fingerprint(),
+        await Parser(base=base, features=features).fingerprint(),
+        await Parser(base=base, program=program(tmp_path, "echo version 9.9")).fingerprint(),
+    ]
+    features.write_text("caps {mask {chown\n}\n}\n")
+    found.append(await Parser(base=base, features=features).fingerprint())
+    assert len(set(found)) == len(found)
+
+
+async def test_a_parser_that_does_not_start_has_no_fingerprint(base: Path):
+    with pytest.raises(NodeFault, match="can't be started"):
+        await Parser(base=base, program="/nonexistent/parser").fingerprint()
+
+
+# --- loading ------------------------------------------------------------------------------------------------
+
+TOLD = 'echo "$@" >> {log}; cat >> {log}; '
+
+
+async def test_files_are_loaded_in_one_run_and_the_rest_one_by_one(tmp_path: Path):
+    log = tmp_path / "log"
+    run = Parser(program=program(tmp_path, TOLD.format(log=log)), base=tmp_path)
+    await run.load(Path("/a"), b"one", Path("/b"), b"two")
+    flags = f"--base={tmp_path} --replace --binary --skip-cache --jobs=0"
+    assert log.read_text() == f"{flags} /a /b\n{flags}\none{flags}\ntwo"
+
+
+async def test_nothing_to_load_is_no_run(tmp_path: Path):
+    await Parser(program=program(tmp_path, f"touch {tmp_path}/started")).load()
+    assert not (tmp_path / "started").exists()
+
+
+async def test_all_is_tried_although_the_first_is_refused(tmp_path: Path):
+    """The kernel tells what came of each; the words are of the first that failed."""
+    log = tmp_path / "log"
+    body = TOLD.format(log=log) + f"echo said $(wc -l < {log}) >&2; exit 1"
+    with pytest.raises(NodeFault, match="said 1") as caught:
+        await Parser(program=program(tmp_path, body), base=tmp_path).load(Path("/a"), b"one")
+    assert caught.value.reason is Reason.LOAD_FAILED
+    assert len(log.read_text().splitlines()) == 3
+
+
+async def test_a_load_that_takes_too_long_is_refused(tmp_path: Path):
+    slow = Parser(program=program(tmp_path, "sleep 1000"), limits=Limits(seconds=0.2))
+    with pytest.raises(NodeFault) as caught:
+        await slow.load(b"policy")
     assert caught.value.reason is Reason.LOAD_FAILED
 
 
