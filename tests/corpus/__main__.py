@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,10 @@ from typing import Annotated
 
 import typer
 
-from lab.cluster import Lab
-from lab.progress import Progress
 from tests.corpus.compare import texts
-from tests.e2e.prepared import lab, prepare
+from tests.e2e.cluster import APPARMOR_NODES
+from tests.e2e.prepared import lab, lab_with_image
 
-NODES = "debian12,debian13"
 HELP = """Apply each AppArmor text of FOLDER and compare what came of it with the parser's own word.
 
 FOLDER is only read. Its texts are the files in FOLDER/apparmor, or where there is no such folder, those in
@@ -26,9 +23,9 @@ listed.
 
 \b
 Examples:
-  make corpus CORPUS=../shared/corpus
+  make corpus CORPUS=profiles-of-a-friend
   python -m tests.corpus /etc/apparmor.d
-  KEEP_LAB=1 LAB_NAME=mine python -m tests.corpus profiles-of-a-friend
+  KEEP_LAB=1 LAB_NAME=mine python -m tests.corpus .
 
 The lab is called `corpus`, or as LAB_NAME says. One that is up already is used and stays up; KEEP_LAB=1
 also keeps one that this command brought up. Exit code: 0 if all agree, 1 if any does not, 2 for wrong use,
@@ -40,17 +37,11 @@ def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, me
     """Bring the lab up, run the comparison inside of it, and end what was brought up."""
     if not texts(folder):
         raise typer.BadParameter(f"{folder} holds no AppArmor text, in `apparmor` or directly")
-    name = os.environ.get("LAB_NAME", "corpus")
-    os.environ["LAB_NAME"] = name
-    was_up = Lab(name, Progress(terminal=False)).state.exists()
     try:
-        prepare(name, NODES)
-        lab(name, "run", "--", sys.executable, "-m", "tests.corpus.run", str(folder.resolve()))
+        with lab_with_image("corpus", APPARMOR_NODES, used=True):
+            lab("run", "--", sys.executable, "-m", "tests.corpus.run", str(folder.resolve()))
     except subprocess.CalledProcessError as error:
         raise typer.Exit(error.returncode) from error
-    finally:
-        if not was_up and not os.environ.get("KEEP_LAB"):
-            lab(name, "down")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.e2e.prepared import install, save_store_before
 def installed() -> None:
     """Install Hauberk as its users do, and wait until every node has reported."""
     assert "LAB_NAME" in os.environ, "run these tests with `make e2e`"
-    save_store_before(os.environ["LAB_NAME"])
+    save_store_before()
     install(restart=True)
 
 

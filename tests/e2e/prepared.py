@@ -1,13 +1,16 @@
-"""A lab with Hauberk's image on its nodes, and Hauberk installed on it.
+"""A lab with this source's image on its nodes, and Hauberk installed on it.
 
-Used by `python -m tests.e2e`, by its tests and by `python -m tests.corpus`.
+Used by `python -m tests.e2e` and its tests, by `python -m tests.chaos` and by `python -m tests.corpus`.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.cluster import Lab
@@ -21,31 +24,51 @@ BEFORE = "before-hauberk"
 WORKLOADS = ("deployment/hauberk-operator", "daemonset/hauberk-agent")
 
 
-def lab(name: str, *words: str) -> None:
-    """Run a command of a lab.
+def lab(*words: str) -> None:
+    """Run a command of the lab that LAB_NAME names.
 
     Raises:
         CalledProcessError: it failed; what it said went to the terminal.
     """
-    subprocess.run([sys.executable, "-m", "lab", "--name", name, *words], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "lab", *words], cwd=ROOT, check=True)
 
 
-def prepare(name: str, nodes: str) -> None:
-    """Bring a lab up, as far as it is not, and load the image of this folder's sources into its nodes."""
+def state() -> Lab:
+    """Return the lab that LAB_NAME names."""
+    return Lab(os.environ["LAB_NAME"], Progress(terminal=False))
+
+
+@contextmanager
+def lab_with_image(name: str, nodes: Sequence[str], *, used: bool = False) -> Generator[None]:
+    """Bring up a lab with these kinds of nodes and this source's image, and end it afterwards.
+
+    LAB_NAME, where set, names it, else `name`; KEEP_LAB leaves it up, so that the next run starts quicker, and
+    so does `used` where it was up before.
+
+    Raises:
+        CalledProcessError: a step failed.
+    """
+    os.environ.setdefault("LAB_NAME", name)
+    keep = bool(os.environ.get("KEEP_LAB")) or (used and state().state.exists())
     archive = ROOT / "build" / "image.tar"
     archive.parent.mkdir(exist_ok=True)
     began = time.monotonic()
-    lab(name, "up", "--nodes", nodes)
-    lab(name, "build", "--tag", IMAGE, "--output", str(archive), str(ROOT))
-    lab(name, "load", str(archive))
-    sys.stderr.write(f"lab and image: {time.monotonic() - began:.0f} s\n")
+    try:
+        lab("up", "--nodes", ",".join(nodes))
+        lab("build", "--tag", IMAGE, "--output", str(archive), str(ROOT))
+        lab("load", str(archive))
+        sys.stderr.write(f"lab and image: {time.monotonic() - began:.0f} s\n")
+        yield
+    finally:
+        if not keep:
+            lab("down")
 
 
-def save_store_before(name: str) -> None:
+def save_store_before() -> None:
     """Keep what the API stores before Hauberk is installed for the first time, for tests that put it back."""
     there = kubectl("get", "namespace", SYSTEM).code == 0
-    if not there and BEFORE not in Lab(name, Progress(terminal=False)).state.stores():
-        lab(name, "store", "save", BEFORE)
+    if not there and BEFORE not in state().state.stores():
+        lab("store", "save", BEFORE)
 
 
 def install(*, restart: bool) -> None:

@@ -1,0 +1,28 @@
+"""`python -m tests.chaos [--rounds N] [--seed N] [--faults a,b]`: brings a lab up and runs `loop` on it.
+
+KEEP_LAB=1 leaves the lab up, so that the next run starts quicker; LAB_NAME names it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.chaos.loop import arguments
+from tests.e2e.prepared import lab, lab_with_image
+from tests.e2e.cluster import APPARMOR_NODES
+
+
+def main() -> int:
+    """Run the loop; return its exit code, or that of the step that failed."""
+    arguments()  # what is wrong with them is told before a lab is brought up
+    try:
+        with lab_with_image("chaos", APPARMOR_NODES):
+            lab("run", "--", sys.executable, "-m", "tests.chaos.loop", *sys.argv[1:])
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+"""The faults: each does one thing to the cluster and returns what heals it.
+
+Called by `loop`, each in a thread of its own. A fault says what happened in the scene's words and notes what
+it may excuse; what is then wrong is for `verdict` and `scene.lacking` to say.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.choices import Blow
+from tests.chaos.scene import (
+    PATIENCE_SECONDS,
+    VARIANTS,
+    Complaint,
+    Lack,
+    Scene,
+    agent,
+    container_of,
+    files_of,
+    is_ready,
+    left_files,
+    operator,
+    persistently,
+    within,
+)
+from tests.chaos.verdict import Harm, Span, Strike
+from tests.e2e.cluster import SYSTEM, condition, exec_on, get, kubectl, lab, ok, pod, remove, start
+
+Heal = Callable[[], None]
+# A container that was killed this often is waited for: its pod is made anew instead.
+KILLS = 2
+# For a node that was away to learn what happened meanwhile, and to clean up.
+CLEAN_SECONDS = 90.0
+_ABSENT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, and how it goes together with others.
+
+    Attributes:
+        do: does it, and returns what heals it.
+        breaks: what it takes away.
+        needs: what has to be there for it.
+        rank: faults are healed in this order: what others need for their healing first.
+        lasts: whether it stays for a while before it is healed.
+        unloads: whether it takes the node's kernel with it.
+    """
+
+    do: Callable[[Scene, Blow], Heal]
+    breaks: frozenset[str]
+    needs: frozenset[str] = frozenset()
+    rank: int = 0
+    lasts: bool = False
+    unloads: bool = False
+
+
+def together(one: str, other: str) -> bool:
+    """Return whether two faults can happen at once: neither breaks what the other breaks or needs."""
+    first, second = FAULTS[one], FAULTS[other]
+    return not (first.breaks & (second.breaks | second.needs) or second.breaks & first.needs)
+
+
+# --- agents and the operator ------------------------------------------------------------------------------
+
+
+def kill_agent(scene: Scene, blow: Blow) -> Heal:
+    """Kill a node's agent."""
+    before = agent_known(blow.node)
+    began = time.monotonic()
+    kill(scene, before, blow.node, "hauberk[.]daemonset[.]main")
+    scene.happened.append(f"killed the agent of {blow.node}")
+
+    def heal() -> None:
+        within(PATIENCE_SECONDS, lambda: is_anew(agent(blow.node), before))
+        scene.strikes.append(Strike(Harm.AGENTLESS, blow.node, began, time.monotonic()))
+        replace_worn(scene, lambda: agent(blow.node))
+
+    return heal
+
+
+def kill_operator(scene: Scene, blow: Blow) -> Heal:
+    """Kill the operator, or delete its pod."""
+    before = within(PATIENCE_SECONDS, operator) or {}
+    name, node = before["metadata"]["name"], before["spec"]["nodeName"]
+    if blow.dice % 2:
+        persistently(
+            *("delete", "pod", name, f"--namespace={SYSTEM}", "--grace-period=0", "--force", "--wait=false"),
+            json_said=False,
+        )
+        scene.happened.append(f"deleted the operator on {node}")
+    else:
+        kill(scene, before, node, "hauberk[.]operator[.]main")
+        scene.happened.append(f"killed the operator on {node}")
+
+    def heal() -> None:
+        within(PATIENCE_SECONDS, lambda: is_anew(operator(), before))
+        replace_worn(scene, operator)
+
+    return heal
+
+
+def agent_known(node: str) -> dict[str, object]:
+    """Return a node's agent, waiting for it if need be.
+
+    Raises:
+        AssertionError: there is none.
+    """
+    found = within(PATIENCE_SECONDS, lambda: agent(node))
+    assert found, f"{node} has no agent"
+    return found
+
+
+def kill(scene: Scene, body: dict[str, object], node: str, pattern: str) -> None:
+    """Kill the process of a pod on its node, found by its command line."""
+    exec_on(node, "sh", "-c", f"kill -9 $(pgrep -f {shlex.quote(pattern)})")
+    uid = uid_of(body)
+    scene.kills[uid] = scene.kills.get(uid, 0) + 1
+
+
+def uid_of(body: dict[str, object]) -> str:
+    """Return an object's UID."""
+    metadata = body["metadata"]
+    assert isinstance(metadata, dict)
+    return str(metadata["uid"])
+
+
+def is_anew(body: dict[str, object], before: dict[str, object]) -> bool:
+    """Return whether a pod is ready with another container than before."""
+    return is_ready(body) and container_of(body) not in ("", container_of(before))
+
+
+def replace_worn(scene: Scene, there: Callable[[], dict[str, object]]) -> None:
+    """Delete a pod that was killed so often that the kubelet makes it wait before it starts again."""
+    body = within(PATIENCE_SECONDS, there)
+    if body is None or scene.kills.get(uid_of(body), 0) < KILLS:
+        return
+    metadata = body["metadata"]
+    assert isinstance(metadata, dict)
+    persistently("delete", "pod", str(metadata["name"]), f"--namespace={SYSTEM}", json_said=False)
+    within(PATIENCE_SECONDS, lambda: is_ready(there()))
+
+
+# --- nodes ------------------------------------------------------------------------------------------------
+
+
+def away(scene: Scene, blow: Blow) -> Callable[[], None]:
+    """Note that a node goes away now; return what notes when the API knew that it was back."""
+    began = time.monotonic()
+    found = within(5, operator)
+    # An operator that went with the node can't say what it does not see: only the general limit holds.
+    elsewhere = bool(found) and found["spec"]["nodeName"] != blow.node
+
+    def back() -> None:
+        known = scene.histories.back_since(blow.node, began) if elsewhere else None
+        scene.strikes.append(Strike(Harm.AWAY, blow.node, began, math.inf if known is None else known))
+
+    if not elsewhere:
+        scene.happened.append("(the operator goes with it)")
+    return back
+
+
+def reboot(scene: Scene, blow: Blow) -> Heal:
+    """Restart a node in good order; it is back when this returns."""
+    scene.happened.append(f"rebooted {blow.node}")
+    back = away(scene, blow)
+    ok(lab("reboot", blow.node))
+    return back
+
+
+def crash(scene: Scene, blow: Blow) -> Heal:
+    """Cut a node's power."""
+    scene.happened.append(f"cut the power of {blow.node} for {blow.hold:.0f} s")
+    back = away(scene, blow)
+    ok(lab("crash", blow.node))
+
+    def heal() -> None:
+        ok(lab("reboot", blow.node))
+        back()
+
+    return heal
+
+
+def cut(scene: Scene, blow: Blow) -> Heal:
+    """Take a node's link away."""
+    scene.happened.append(f"cut the link of {blow.node} for {blow.hold:.0f} s")
+    back = away(scene, blow)
+    ok(lab("cut", blow.node))
+
+    def heal() -> None:
+        ok(lab("mend", blow.node))
+        back()
+
+    return heal
+
+
+# --- the kernel's policy, by someone else -----------------------------------------------------------------
+
+
+def drift(scene: Scene, blow: Blow) -> Heal:
+    """Remove a profile from a kernel, replace it by another text, or change its mode."""
+    name = blow.profile
+    text = f"profile {name} {{ capability, }}\n"
+    kinds = {
+        "removed": f"printf %s {name} > /sys/kernel/security/apparmor/.remove",
+        "replaced": f"printf %s {shlex.quote(text)} | apparmor_parser -rK",
+        "in another mode": f"printf %s {shlex.quote(_other_mode(scene, name))} | apparmor_parser -rK",
+    }
+    what = list(kinds)[blow.dice % len(kinds)]
+    began = time.monotonic()
+    # A deletion at the same time may have been quicker: then there is nothing to remove.
+    exec_on(blow.node, "sh", "-c", kinds[what])
+    scene.catch_up()
+    scene.strikes.append(Strike(Harm.DRIFT, blow.node, began, time.monotonic()))
+    scene.happened.append(f"{name} {what} on {blow.node}")
+    return lambda: None
+
+
+def _other_mode(scene: Scene, name: str) -> str:
+    variant = scene.wanted.get(name, VARIANTS[0])
+    flag = "" if variant.mode == "Complain" else ", complain"
+    return variant.policy(name).replace("attach_disconnected", f"attach_disconnected{flag}")
+
+
+# --- what authors do --------------------------------------------------------------------------------------
+
+
+def update(scene: Scene, blow: Blow) -> Heal:
+    """Give a profile another text; sometimes the old one again at once."""
+    before = scene.wanted[blow.profile]
+    others = [one for one in VARIANTS if one is not before]
+    after = others[blow.dice % len(others)]
+    scene.ask(blow.profile, after)
+    scene.happened.append(f"{blow.profile}: {before.key} to {after.key}")
+    if blow.dice % 5 == 0:
+        scene.ask(blow.profile, before)
+        scene.happened.append("and back")
+    return lambda: None
+
+
+def bad_update(scene: Scene, blow: Blow) -> Heal:
+    """Give a profile a text that is refused; what is loaded has to stay."""
+    name, before = blow.profile, scene.wanted[blow.profile]
+    good = before.policy(name)
+    another = next(one for one in scene.wanted if one != name)
+    texts = {
+        "broken": good.replace("  network,", "  network bogus rule,"),
+        "cut short": good.rpartition("}")[0],
+        "empty": "# nothing\n",
+        f"of {another}'s name": good + good.replace(name, another),
+        "of runc's name": good + "profile runc { file, }\n",
+    }
+    what = list(texts)[blow.dice % len(texts)]
+    _, generation = scene.ask_badly(name, texts[what])
+    scene.happened.append(f"{name}: a text {what}")
+
+    def refused() -> bool:
+        accepted = condition(get("secprof", name), "Accepted")
+        return accepted.get("status") == "False" and accepted["observedGeneration"] >= generation
+
+    def heal() -> None:
+        if not within(PATIENCE_SECONDS, refused):
+            scene.complaints.append(Complaint(Lack.UNSAID, f"the text {what} of {name} was not refused"))
+        scene.ask(name, before)
+
+    return heal
+
+
+def delete(scene: Scene, blow: Blow) -> Heal:
+    """Delete a profile; when it is gone everywhere it is made anew."""
+    name = blow.profile
+    scene.delete(name)
+    scene.happened.append(f"deleted {name}")
+    return lambda: _made_anew(scene, blow)
+
+
+def delete_in_use(scene: Scene, blow: Blow) -> Heal:
+    """Delete a profile that a pod uses: it has to stay in that kernel until the pod ends."""
+    name, node = blow.profile, blow.node
+    user, variant = f"user-of-{name}", scene.wanted[name]
+    start(pod(user, node, name))
+    began = time.monotonic()
+    scene.delete(name)
+    scene.happened.append(f"deleted {name}, in use on {node}")
+    # long enough for an agent that does not look to unload it
+    threading.Event().wait(_ABSENT_SECONDS)
+
+    def heal() -> None:
+        scene.duty(node, name, variant, Span(began, time.monotonic()))
+        remove(f"pod/{user}", "--now")
+        _made_anew(scene, blow)
+
+    return heal
+
+
+def _made_anew(scene: Scene, blow: Blow) -> None:
+    """Wait until nothing is left of a deleted profile, complain about what is, and make it anew."""
+    name = blow.profile
+    left: list[Complaint] = []
+
+    def gone() -> bool:
+        left[:] = [Complaint(Lack.LEFT, text) for text in _left_of(scene, name)]
+        return not left
+
+    if not within(CLEAN_SECONDS, gone):
+        scene.complaints.extend(left)
+    scene.ask(name, VARIANTS[(blow.dice // 7) % len(VARIANTS)])
+    # It was gone in between: no kernel had to hold it.
+    scene.touched.pop(name)
+
+
+def _left_of(scene: Scene, name: str) -> list[str]:
+    if kubectl("get", "secprof", name, "--output=name").code == 0:
+        reason = condition(get("secprof", name), "Ready").get("reason")
+        return [f"the deleted {name} is still there: {reason}"]
+    assert scene.catch_up()
+    holding = [node for node in scene.nodes if name in (scene.histories.held(node) or {})]
+    files = {node: left_files(files_of(node), scene.wanted) for node in scene.nodes}
+    return [f"{node} still holds the deleted {name}" for node in holding] + [
+        f"{node} has {path}" for node, paths in files.items() for path in paths if name in path
+    ]
+
+
+# --- the control plane ------------------------------------------------------------------------------------
+
+
+def _stopped(*components: str) -> Callable[[Scene, Blow], Heal]:
+    def stop(scene: Scene, blow: Blow) -> Heal:
+        ok(lab("control-plane", "stop", *components))
+        scene.happened.append(f"stopped {' and '.join(components)} for {blow.hold:.0f} s")
+
+        def heal() -> None:
+            ok(lab("control-plane", "start", *components))
+
+        return heal
+
+    return stop
+
+
+def absence(scene: Scene, _: Blow) -> Heal:
+    """Delete every revision by hand while no operator is there: absence is not deletion."""
+    operators = ("deployment/hauberk-operator", f"--namespace={SYSTEM}")
+    persistently("scale", *operators, "--replicas=0", json_said=False)
+    component = "--selector=app.kubernetes.io/component=operator"
+    ok(kubectl("wait", "--for=delete", "pods", component, f"--namespace={SYSTEM}", "--timeout=60s"))
+    ok(kubectl("delete", "profrev", "--all"))
+    scene.happened.append("deleted all revisions without an operator")
+    threading.Event().wait(_ABSENT_SECONDS)
+
+    def heal() -> None:
+        persistently("scale", *operators, "--replicas=1", json_said=False)
+        within(PATIENCE_SECONDS, lambda: is_ready(operator()))
+
+    return heal
+
+
+_SPEC, _NODE, _LINK, _API = frozenset({"spec"}), frozenset({"node"}), frozenset({"link"}), frozenset({"api"})
+_OPERATOR = frozenset({"operator"})
+
+FAULTS: dict[str, Fault] = {
+    "agent": Fault(kill_agent, frozenset({"agent"}), _NODE, rank=2),
+    "operator": Fault(kill_operator, _OPERATOR, _API | _NODE, rank=2),
+    "reboot": Fault(reboot, _NODE, _API, rank=1, unloads=True),
+    "crash": Fault(crash, _NODE, _API, rank=1, lasts=True, unloads=True),
+    "cut": Fault(cut, _LINK, rank=1, lasts=True),
+    "drift": Fault(drift, frozenset({"kernel"}), _NODE),
+    "update": Fault(update, _SPEC, rank=3),
+    "bad-update": Fault(bad_update, _SPEC, rank=3),
+    "delete": Fault(delete, _SPEC, rank=3),
+    "delete-in-use": Fault(delete_in_use, _SPEC, _API | _NODE | _LINK | {"kernel"}, rank=3),
+    "apiserver": Fault(_stopped("apiserver"), _API, lasts=True),
+    "etcd": Fault(_stopped("apiserver", "etcd"), _API, lasts=True),
+    "absence": Fault(absence, _SPEC | _OPERATOR, _API, rank=2),
+}
