@@ -6,12 +6,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV_VERSION := 0.13.9
 IMAGE := hauberk.dev/hauberk:0.1.0
+ROUNDS ?= 20
 CLUSTER ?= lab
 export UV_PYTHON_DOWNLOADS := never
 export UV_NATIVE_TLS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast check unit kube e2e lab-deps image lock clean
+.PHONY: help demo demo-down test test-fast check unit kube e2e chaos chaos-planted lab-deps image lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -46,6 +47,12 @@ CORPUS ?=
 corpus: $(VENV)/.done lab-deps ## Other people's profiles against the parser, on the lab (CORPUS=folder)
 	@test -n "$(CORPUS)" || { echo "name a folder of AppArmor profiles: make corpus CORPUS=..."; exit 2; }
 	@$(PY) -m tests.corpus "$(CORPUS)"
+
+chaos: $(VENV)/.done lab-deps ## Faults on real kernels, judged: ROUNDS=50 [SEED=n] [FAULTS=update,agent]
+	@$(PY) -m tests.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
+
+chaos-planted: $(VENV)/.done lab-deps ## Show that chaos finds laws that were broken on purpose
+	@$(PY) -m tests.chaos --planted
 
 lab-deps: $(VENV)/.done ## Install what the lab needs (Debian and Ubuntu)
 	@$(PY) -m lab deps --install

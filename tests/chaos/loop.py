@@ -82,10 +82,18 @@ class Result:
 
 @dataclass
 class Chaos:
-    """The loop."""
+    """The loop.
+
+    Attributes:
+        scene: the cluster.
+        limits: how long Ready may be wrong.
+        patience: seconds within which everything has to be whole after a round's healing.
+        results: of the rounds so far.
+    """
 
     scene: Scene
     limits: Limits
+    patience: float = WHOLE_SECONDS
     results: list[Result] = field(default_factory=list[Result])
 
     def run(self, one: Round) -> Result:
@@ -103,7 +111,7 @@ class Chaos:
             lacking[:] = scene.lacking()
             return not lacking
 
-        whole_after = time.monotonic() - healing if within(WHOLE_SECONDS, whole) else None
+        whole_after = time.monotonic() - healing if within(self.patience, whole) else None
         time.sleep(_SETTLE_SECONDS)
         scene.catch_up()
         during = Span(began, time.monotonic())
@@ -229,9 +237,9 @@ def say(text: str, indent: str = "") -> None:
     sys.stdout.flush()
 
 
-def tell(number: int, count: int, result: Result) -> None:
+def tell(where: str, result: Result) -> None:
     """Print how a round ended."""
-    say(f"{number}/{count} {result.label}: {result.happened}")
+    say(f"{where} {result.label}: {result.happened}")
     whole = "NOT whole" if result.whole_after is None else f"whole after {result.whole_after:.1f} s"
     verdict = result.verdict
     wrong = f"Ready wrong for {verdict.largest:.2f} s at most"
@@ -306,12 +314,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="examples:\n"
         "  python -m tests.chaos --rounds 50\n"
         "  python -m tests.chaos --rounds 10 --seed 7 --faults update,agent\n"
+        "  python -m tests.chaos --planted\n"
         f"\nfaults: {', '.join(FAULTS)}\n"
         "exit code: 0 only without a lost profile, a wrong Ready, or anything left over",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=20, help="how many rounds (20)")
     parser.add_argument("--seed", type=int, help="what repeats a run's choices; random and printed without")
+    parser.add_argument(
+        "--planted", action="store_true", help="instead: show that the loop finds what is planted"
+    )
     parser.add_argument("--faults", default="", help="only these, by commas; pairs are made of them too")
     read = parser.parse_args(words)
     read.faults = [word for word in read.faults.split(",") if word] or list(FAULTS)
@@ -337,11 +349,11 @@ def main() -> int:
         say(delays_told("delay of the API's watch", api_delays(loop.scene)))
         for one in rounds(asked.seed, asked.rounds, field_):
             result = loop.run(one)
-            tell(one.number, asked.rounds, result)
+            tell(f"{one.number}/{asked.rounds} seed {asked.seed}", result)
             if result.whole_after is None and not loop.restart():
                 say(f"not whole even after a restart, so no further rounds: {loop.scene.lacking()}")
                 break
-        tell(asked.rounds, asked.rounds, loop.end())
+        tell(f"seed {asked.seed}", loop.end())
         for node, kernel in loop.scene.kernels.items():
             say(delays_told(f"delay of {node}'s watcher, there and back", kernel.delays))
     return summed_up(loop.results, asked.seed)

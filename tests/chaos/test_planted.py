@@ -1,0 +1,51 @@
+"""The loop finds what is planted: each law, broken in the product, turns the fault that guards it red.
+
+Run by `make chaos-planted`, on a lab of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.choices import Round
+from tests.chaos.loop import Chaos, Result, chaos, tell
+from tests.chaos.plants import PLANTS, Plant, planted
+from tests.e2e.bringup import install
+from tests.e2e.cluster import APPARMOR_NODES
+
+# What is planted may never become whole again by itself: no need to wait for it as for the product.
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Chaos]:
+    install()
+    with chaos(APPARMOR_NODES) as made:
+        yield made
+        made.end()
+
+
+def once(loop: Chaos, plant: Plant) -> Result:
+    result = loop.run(Round(1, plant.blows))
+    tell("", result)
+    return result
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
+def test_a_broken_law_turns_its_fault_red(loop: Chaos, plant: Plant, monkeypatch: pytest.MonkeyPatch):
+    without = once(loop, plant)
+    assert without.good, "the product itself fails"
+    try:
+        with planted(plant.edits):
+            assert loop.restart(), "what is planted breaks more than the law"
+            monkeypatch.setattr(loop, "patience", PATIENCE_SECONDS)
+            found = once(loop, plant)
+    finally:
+        monkeypatch.undo()
+        back = loop.restart()
+    assert not found.good
+    assert getattr(found.verdict, plant.shows), f"{plant.shows} is empty: {found}"
+    assert back, "not whole after the product was put back"
