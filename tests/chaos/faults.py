@@ -159,7 +159,9 @@ def away(scene: Scene, blow: Blow) -> Callable[[], None]:
 
     def back() -> None:
         known = scene.histories.back_since(blow.node, began) if elsewhere else None
-        scene.strikes.append(Strike(Harm.AWAY, blow.node, began, math.inf if known is None else known))
+        # An orderly end takes its time: what the kernel holds is gone when the kernel is.
+        gone = scene.histories.gone_since(blow.node, began) or began
+        scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, math.inf if known is None else known))
 
     if not elsewhere:
         scene.happened.append("(the operator goes with it)")
@@ -376,5 +378,6 @@ FAULTS: dict[str, Fault] = {
     "delete-in-use": Fault(delete_in_use, _SPEC, _API | _NODE | _LINK | {"kernel"}, rank=3),
     "apiserver": Fault(_stopped("apiserver"), _API, lasts=True),
     "etcd": Fault(_stopped("apiserver", "etcd"), _API, lasts=True),
-    "absence": Fault(absence, _SPEC | _OPERATOR, _API, rank=2),
+    # Without an operator nobody can say that a node went away: so none does.
+    "absence": Fault(absence, _SPEC | _OPERATOR, _API | _NODE, rank=2),
 }

@@ -64,7 +64,9 @@ class Histories:
         boot_id = ((body.get("status") or {}).get("nodeInfo") or {}).get("bootID", "")
         seen = NodeSeen(now, body["metadata"]["name"], ready, boot_id)
         with self._lock:
-            self._nodes.append(seen)
+            last = next((one for one in reversed(self._nodes) if one.node == seen.node), None)
+            if last is None or (last.ready, last.boot_id) != (ready, boot_id):  # else a heartbeat
+                self._nodes.append(seen)
 
     def kernel_told(self, node: str, held: Content | None) -> None:
         """Take note of what a node's kernel holds; None: from now on it is not known."""
@@ -94,6 +96,19 @@ class Histories:
             seen = [one for one in self._nodes if one.node == node and one.boot_id]
         before = {one.boot_id for one in seen if one.at <= gone_at}
         return next((one.at for one in seen if one.at > gone_at and one.boot_id not in before), None)
+
+    def gone_since(self, node: str, began: float) -> float | None:
+        """Return when a node's kernel first held nothing at all after a moment: it had ended."""
+        own = [one for one in self.readings() if one.node == node and one.at >= began]
+        return next((one.at for one in own if one.held == {}), None)
+
+    def forget(self) -> None:
+        """Keep only what holds now: what came before was judged."""
+        with self._lock:
+            claims = {one.profile: one for one in self._claims}
+            readings = {one.node: one for one in self._readings}
+            self._claims = sorted(claims.values(), key=lambda one: one.at)
+            self._readings = sorted(readings.values(), key=lambda one: one.at)
 
     def annotated(self, mark: str) -> float | None:
         """Return when a SecurityProfile with a mark of `MARK` first arrived."""

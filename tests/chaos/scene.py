@@ -113,6 +113,7 @@ class Scene:
 
     def begin(self) -> None:
         """Forget the round before."""
+        self.histories.forget()
         self.touched = {name: {variant} for name, variant in self.wanted.items()}
         for kept in (self.strikes, self.duties, self.happened, self.complaints):
             kept.clear()
@@ -146,6 +147,12 @@ class Scene:
     def catch_up(self) -> bool:
         """Return whether the watchers have told all that the kernels held until now."""
         return all(one.catch_up() for one in self.kernels.values())
+
+    def delay_since(self, moment: float) -> float:
+        """Return the longest delay of the watchers since a moment, in seconds, there and back."""
+        return max(
+            (delay for one in self.kernels.values() for delay in one.delays_since(moment)), default=0.0
+        )
 
     def seen(self, during: Span, struck: Iterable[str]) -> Seen:
         """Return what is to be judged of a span; `struck`: nodes that lost their power in it."""

@@ -35,7 +35,7 @@ class KernelWatcher:
 
     def __init__(self, node: str, prefix: str, histories: Histories) -> None:
         self.node = node
-        self.delays: list[float] = []
+        self.delays: list[tuple[float, float]] = []
         self._prefix = prefix
         self._histories = histories
         self._lab = Lab(os.environ["LAB_NAME"], Progress(terminal=False))
@@ -62,6 +62,10 @@ class KernelWatcher:
         """Return whether all that the kernel held until now was told, waiting for it if need be."""
         answered = self._ping()
         return answered is not None and answered.wait(seconds)
+
+    def delays_since(self, moment: float = 0.0) -> list[float]:
+        """Return the delays measured since a moment, in seconds: from a question here to its answer."""
+        return [delay for at, delay in self.delays if at >= moment]
 
     def _running(self) -> process.Process | None:
         found = self._lab.state.process(f"node-{self.node}")
@@ -95,7 +99,8 @@ class KernelWatcher:
             held = {name: (mode, digest) for name, (mode, digest) in document["held"].items()}
             self._histories.kernel_told(self.node, held)
         elif asked := self._asked.pop(document["pong"], None):
-            self.delays.append(time.monotonic() - asked)
+            now = time.monotonic()
+            self.delays.append((now, now - asked))
             self._answered.pop(document["pong"]).set()
 
     def _ping(self) -> threading.Event | None:
