@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from kubernetes import client, config
 
@@ -48,6 +50,8 @@ WIDTH = 100
 # What was told last arrives within this time; see the measured delays.
 _SETTLE_SECONDS = 0.5
 _PROBES = 10
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Chaos:
         heals = strike(scene, one.blows)
         healing = time.monotonic()
         for heal in heals:
-            heal()
+            attempted(scene, heal)
         lacking: list[Complaint] = []
 
         def whole() -> bool:
@@ -165,21 +169,14 @@ class Chaos:
 
 
 def strike(scene: Scene, blows: Sequence[Blow]) -> list[Heal]:
-    """Let the faults happen, each at its moment, and return what heals them, in the order to do it.
-
-    Raises:
-        Exception: one could not be done; the others were.
-    """
+    """Let the faults happen, each at its moment, and return what heals them, in the order to do it."""
     heals: list[tuple[int, Heal]] = []
-    failed: list[Exception] = []
 
     def one(blow: Blow) -> None:
         time.sleep(blow.delay)
         fault = FAULTS[blow.fault]
-        try:
-            heals.append((fault.rank, fault.do(scene, blow)))
-        except Exception as error:  # noqa: BLE001 - raised below, by the thread that can be seen
-            failed.append(error)
+        if heal := attempted(scene, lambda: fault.do(scene, blow)):
+            heals.append((fault.rank, heal))
         if fault.lasts:
             time.sleep(blow.hold)
 
@@ -188,9 +185,16 @@ def strike(scene: Scene, blows: Sequence[Blow]) -> list[Heal]:
         thread.start()
     for thread in threads:
         thread.join()
-    if failed:
-        raise failed[0]
     return [heal for _, heal in sorted(heals, key=lambda one: one[0])]
+
+
+def attempted(scene: Scene, what: Callable[[], T]) -> T | None:
+    """Return what a function returns; where it fails, complain and go on: the round is red, not the last."""
+    try:
+        return what()
+    except (AssertionError, KeyError, subprocess.TimeoutExpired) as error:
+        scene.complaints.append(Complaint(Lack.ABSENT, f"{type(error).__name__}: {error}"[:300]))
+        return None
 
 
 @contextmanager

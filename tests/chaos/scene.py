@@ -350,9 +350,14 @@ def operator() -> dict[str, Any]:
     return _pod("operator")
 
 
-def _pod(component: str, *words: str) -> dict[str, Any]:
+def pods_of(component: str, *words: str) -> list[dict[str, Any]]:
+    """Return the pods of the operator or of the agents, those too that are going away."""
     selector = f"--selector=app.kubernetes.io/component={component}"
-    found = get("pods", f"--namespace={SYSTEM}", selector, *words)["items"]
+    return get("pods", f"--namespace={SYSTEM}", selector, *words)["items"]
+
+
+def _pod(component: str, *words: str) -> dict[str, Any]:
+    found = pods_of(component, *words)
     staying = [one for one in found if not one["metadata"].get("deletionTimestamp")]
     assert staying, f"no pod of the {component}"
     return staying[0]
