@@ -40,6 +40,7 @@ KILLS = 2
 # For a node that was away to learn what happened meanwhile, and to clean up.
 CLEAN_SECONDS = 90.0
 _ABSENT_SECONDS = 3.0
+_REFUSED_SECONDS = 1.5
 _DRAINED_SECONDS = 180.0
 
 
@@ -263,6 +264,7 @@ def bad_update(scene: Scene, blow: Blow) -> Heal:
     def heal() -> None:
         if not within(PATIENCE_SECONDS, refused):
             scene.complaints.append(Complaint(Lack.UNSAID, f"the text {what} of {name} was not refused"))
+        threading.Event().wait(_REFUSED_SECONDS)
         scene.ask(name, before)
 
     return heal

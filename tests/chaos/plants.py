@@ -6,7 +6,6 @@ nodes keep them unpacked, and what runs is started again. PLANTS is the table to
 
 from __future__ import annotations
 
-import base64
 import os
 import shlex
 from collections.abc import Generator, Iterable
@@ -159,15 +158,15 @@ def planted(edits: Iterable[Edit]) -> Generator[None]:
 
 def _change(node: str, file: str, text: str) -> None:
     """Change a file in every layer that has it as it is mounted now; older images are left alone."""
-    content = base64.b64encode(text.encode()).decode()
     script = f"""
+        cat > /tmp/planted
         for path in $(find {_SNAPSHOTS} -path {shlex.quote(f"*{_IN_IMAGE}/{file}")}); do
             cmp -s "$path" {_MOUNTED}/{file} || continue
             cp -p "$path" "$path{_KEPT}"
-            echo {content} | base64 -d > "$path"
+            cat /tmp/planted > "$path"
             echo "$path"
         done"""
-    changed = on_node(node, "sh", "-ec", script).split()
+    changed = on_node(node, "sh", "-ec", script, given=text).split()
     assert changed, f"{node} has no layer with {file}"
 
 

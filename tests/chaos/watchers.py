@@ -24,7 +24,7 @@ from tests.chaos.histories import Histories
 _PROGRAM = Path(__file__).with_name("watch.pl")
 # How often the program on the node is asked whether it is there, and after what time it is given up.
 _PING_SECONDS = 1.0
-_DEAF_SECONDS = 4.0
+_DEAF_SECONDS = 8.0
 # A node that boots does not refuse a connection, it is silent; then it is quicker to begin anew.
 _FIRST_WORD_SECONDS = 2.0
 _AGAIN_SECONDS = 0.2

@@ -66,14 +66,14 @@ def lab(*words: str, timeout: float = 180) -> Said:
     return command(sys.executable, "-m", "lab", "--name", os.environ["LAB_NAME"], *words, timeout=timeout)
 
 
-def on_node(node: str, *words: str) -> str:
+def on_node(node: str, *words: str, given: str | None = None) -> str:
     """Run a command on a node as its root and return what it printed."""
-    return ok(exec_on(node, *words))
+    return ok(exec_on(node, *words, given=given))
 
 
-def exec_on(node: str, *words: str) -> Said:
-    """Run a command on a node as its root."""
-    return command(*shell_words(node, *words))
+def exec_on(node: str, *words: str, given: str | None = None) -> Said:
+    """Run a command on a node as its root; `given` is its standard input."""
+    return command(*shell_words(node, *words), given=given)
 
 
 def shell_words(node: str, *words: str) -> list[str]:
