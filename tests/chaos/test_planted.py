@@ -12,8 +12,9 @@ import pytest
 from tests.chaos.choices import Round
 from tests.chaos.loop import Chaos, Result, chaos, tell
 from tests.chaos.plants import PLANTS, Plant, planted
+from tests.chaos.scene import is_ready, operator, within
 from tests.e2e.bringup import install
-from tests.e2e.cluster import APPARMOR_NODES
+from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, kubectl, ok, remove
 
 # What is planted may never become whole again by itself: no need to wait for it as for the product.
 PATIENCE_SECONDS = 20.0
@@ -27,7 +28,20 @@ def loop() -> Iterator[Chaos]:
         made.end()
 
 
+def operator_leaves(node: str) -> None:
+    """Have the operator on another node: what goes away with it is another matter."""
+    if operator()["spec"]["nodeName"] != node:
+        return
+    ok(kubectl("cordon", node))
+    try:
+        remove("pod", operator()["metadata"]["name"], f"--namespace={SYSTEM}")
+        assert within(PATIENCE_SECONDS * 3, lambda: is_ready(operator()))
+    finally:
+        ok(kubectl("uncordon", node))
+
+
 def once(loop: Chaos, plant: Plant) -> Result:
+    operator_leaves(plant.blows[0].node)
     result = loop.run(Round(1, plant.blows))
     tell("", result)
     return result
