@@ -7,6 +7,7 @@ it may excuse; what is then wrong is for `verdict` and `scene.lacking` to say.
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lab.cluster import Lab
+from lab.progress import Progress
 from tests.chaos.choices import Blow
 from tests.chaos.scene import (
     PATIENCE_SECONDS,
@@ -159,7 +162,7 @@ def away(scene: Scene, blow: Blow) -> Callable[[], None]:
         scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, math.inf if known is None else known))
 
     if not elsewhere:
-        scene.happened.append("(the operator goes with it)")
+        scene.happened.append(f"with the operator on {blow.node}")
     return back
 
 
@@ -186,12 +189,14 @@ def crash(scene: Scene, blow: Blow) -> Heal:
 
 def cut(scene: Scene, blow: Blow) -> Heal:
     """Take a node's link away."""
-    scene.happened.append(f"cut the link of {blow.node} for {blow.hold:.0f} s")
     back = away(scene, blow)
-    ok(lab("cut", blow.node))
+    scene.happened.append(f"cut the link of {blow.node} for {blow.hold:.0f} s")
+    # Not by a command of the lab: that takes a second to start, and the moment is what matters.
+    here = Lab(os.environ["LAB_NAME"], Progress(terminal=False))
+    here.set_link(blow.node, up=False)
 
     def heal() -> None:
-        ok(lab("mend", blow.node))
+        here.set_link(blow.node, up=True)
         back()
 
     return heal
