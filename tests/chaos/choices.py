@@ -13,9 +13,11 @@ from typing import TypeVar
 # Of the rounds, this share has two faults at once, as far as any two go together.
 PAIRS = 0.4
 JITTER_SECONDS = 2.0
-# Gone for a moment, or for longer than the cluster waits before it gives a node up.
+# Gone for a moment, for longer than the cluster waits before it gives a node up, or for so long that the API
+# server has closed the connections too (it asks after 30 s and waits 15 s): then nothing is sent again.
 SHORT_SECONDS = (0.5, 4.0)
 BEYOND_GRACE_SECONDS = (5.0, 12.0)
+BEYOND_CONNECTIONS_SECONDS = (50.0, 60.0)
 
 T = TypeVar("T")
 
@@ -87,13 +89,17 @@ def _bag(choose: random.Random, items: Sequence[T]) -> Iterator[T]:
 
 
 def _blow(choose: random.Random, fault: str, field: Field) -> Blow:
-    long = choose.random() < 0.5
-    hold = choose.uniform(*SHORT_SECONDS)
     return Blow(
         fault=fault,
         node=choose.choice(field.nodes),
         profile=choose.choice(field.profiles),
         delay=choose.uniform(0, JITTER_SECONDS),
-        hold=field.grace + choose.uniform(*BEYOND_GRACE_SECONDS) if long else hold,
+        hold=_hold(choose, field.grace),
         dice=choose.randrange(1 << 16),
     )
+
+
+def _hold(choose: random.Random, grace: float) -> float:
+    short, given_up = choose.uniform(*SHORT_SECONDS), grace + choose.uniform(*BEYOND_GRACE_SECONDS)
+    kinds = (short, given_up, choose.uniform(*BEYOND_CONNECTIONS_SECONDS))
+    return choose.choices(kinds, weights=(5, 4, 1))[0]
