@@ -55,8 +55,8 @@ class Fault:
         do: does it, and returns what heals it.
         breaks: what it takes away.
         needs: what has to be there for it.
-        rank: faults are healed in this order: what others need for their healing first.
-        lasts: whether it stays for a while before it is healed.
+        rank: those that do not last are healed in this order: what others need for it first.
+        lasts: whether it stays for its `hold`, and is healed then, whatever else goes on.
         unloads: whether it takes the node's kernel with it.
     """
 
@@ -370,8 +370,8 @@ FAULTS: dict[str, Fault] = {
     "agent": Fault(kill_agent, frozenset({"agent"}), _NODE, rank=2),
     "operator": Fault(kill_operator, _OPERATOR, _API | _NODE, rank=2),
     "reboot": Fault(reboot, _NODE, _API, rank=1, unloads=True),
-    "crash": Fault(crash, _NODE, _API, rank=1, lasts=True, unloads=True),
-    "cut": Fault(cut, _LINK, rank=1, lasts=True),
+    "crash": Fault(crash, _NODE, _API, lasts=True, unloads=True),
+    "cut": Fault(cut, _LINK, lasts=True),
     "drift": Fault(drift, frozenset({"kernel"}), _NODE),
     "update": Fault(update, _SPEC, rank=3),
     "bad-update": Fault(bad_update, _SPEC, rank=3),

@@ -169,16 +169,21 @@ class Chaos:
 
 
 def strike(scene: Scene, blows: Sequence[Blow]) -> list[Heal]:
-    """Let the faults happen, each at its moment, and return what heals them, in the order to do it."""
+    """Let the faults happen, each at its moment, and return what heals them, in the order to do it.
+
+    One that lasts is healed here, when its time is over: the other may wait for what it took away.
+    """
     heals: list[tuple[int, Heal]] = []
 
     def one(blow: Blow) -> None:
         time.sleep(blow.delay)
         fault = FAULTS[blow.fault]
-        if heal := attempted(scene, lambda: fault.do(scene, blow)):
-            heals.append((fault.rank, heal))
-        if fault.lasts:
+        heal = attempted(scene, lambda: fault.do(scene, blow))
+        if heal and fault.lasts:
             time.sleep(blow.hold)
+            attempted(scene, heal)
+        elif heal:
+            heals.append((fault.rank, heal))
 
     threads = [threading.Thread(target=one, args=(blow,)) for blow in blows]
     for thread in threads:
