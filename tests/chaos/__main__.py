@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 from tests.chaos.loop import arguments
-from tests.e2e.prepared import lab, lab_with_image
 from tests.e2e.cluster import APPARMOR_NODES
+from tests.e2e.prepared import lab, lab_with_image
 
 
 def main() -> int:

@@ -39,8 +39,8 @@ from tests.chaos.scene import (
 )
 from tests.chaos.verdict import Limits, Span, Verdict, judge
 from tests.chaos.watchers import watching
-from tests.e2e.prepared import install
 from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, kubectl, remove
+from tests.e2e.prepared import install
 
 WHOLE_SECONDS = 150.0
 # Kubernetes' own, where the controller manager is not told another.

@@ -62,8 +62,8 @@ PLANTS: dict[str, Plant] = {
             ),
             Edit(
                 "daemonset/apparmor.py",
-                '        if mismatch(holding, self.host.kernel(), ""):\n',
-                "        if True:\n",
+                '            if mismatch(holding, kernel, ""):\n',
+                "            if True:\n",
             ),
             Edit(
                 "daemonset/report.py",
@@ -90,10 +90,8 @@ PLANTS: dict[str, Plant] = {
         (
             Edit(
                 "daemonset/plan.py",
-                "until someone says otherwise.\n"
-                "        return (_repair(holding, snapshot) if holding else None), None\n",
-                "until someone says otherwise.\n"
-                "        return (Remove(holding) if holding else None), None\n",
+                "until someone says otherwise.\n    return _repair(holding, snapshot), None\n",
+                "until someone says otherwise.\n    return Remove(holding), None\n",
             ),
         ),
         (_blow("absence"),),
@@ -103,8 +101,8 @@ PLANTS: dict[str, Plant] = {
         (
             Edit(
                 "daemonset/apparmor.py",
-                "        if held:\n            tasks = sum(",
-                "        if held and not held:\n            tasks = sum(",
+                "        if held := {name: confined[name] for name in sorted(names) if confined[name]}:\n",
+                "        if held := {name: confined[name] for name in ()}:\n",
             ),
         ),
         (_blow("delete-in-use"),),

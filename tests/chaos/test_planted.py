@@ -13,8 +13,8 @@ from tests.chaos.choices import Round
 from tests.chaos.loop import Chaos, Result, chaos, tell
 from tests.chaos.plants import PLANTS, Plant, planted
 from tests.chaos.scene import is_ready, operator, within
-from tests.e2e.bringup import install
 from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, kubectl, ok, remove
+from tests.e2e.prepared import install
 
 # What is planted may never become whole again by itself: no need to wait for it as for the product.
 PATIENCE_SECONDS = 20.0
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 20.0
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[Chaos]:
-    install()
+    install(restart=True)
     with chaos(APPARMOR_NODES) as made:
         yield made
         made.end()

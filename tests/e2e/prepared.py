@@ -42,7 +42,7 @@ def state() -> Lab:
 def lab_with_image(name: str, nodes: Sequence[str], *, used: bool = False) -> Generator[None]:
     """Bring up a lab with these kinds of nodes and this source's image, and end it afterwards.
 
-    LAB_NAME, where set, names it, else `name`; KEEP_LAB leaves it up, so that the next run starts quicker, and
+    LAB_NAME, where set, names it, else `name`. KEEP_LAB leaves it up, so that the next run starts quicker;
     so does `used` where it was up before.
 
     Raises:
