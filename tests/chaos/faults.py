@@ -40,8 +40,6 @@ from tests.e2e.cluster import SYSTEM, condition, exec_on, get, kubectl, lab, ok,
 Heal = Callable[[], None]
 # A container that was killed this often is waited for: its pod is made anew instead.
 KILLS = 2
-# For a node that was away to learn what happened meanwhile, and to clean up.
-CLEAN_SECONDS = 90.0
 _ABSENT_SECONDS = 3.0
 _REFUSED_SECONDS = 1.5
 _DRAINED_SECONDS = 180.0
@@ -311,7 +309,7 @@ def _made_anew(scene: Scene, blow: Blow) -> None:
         left[:] = [Complaint(Lack.LEFT, text) for text in _left_of(scene, name)]
         return not left
 
-    if not within(CLEAN_SECONDS, gone):
+    if not within(PATIENCE_SECONDS, gone):
         scene.complaints.extend(left)
     scene.ask(name, VARIANTS[(blow.dice // 7) % len(VARIANTS)])
     # It was gone in between: no kernel had to hold it.

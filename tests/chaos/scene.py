@@ -23,8 +23,9 @@ from tests.e2e.cluster import SYSTEM, condition, deny_write, exec_on, get, kubec
 
 PREFIX = "chaos-"
 PROFILES = tuple(f"{PREFIX}{letter}" for letter in "abcd")
-# For a write while the API server is away, and for a pod or an object that comes or goes.
-PATIENCE_SECONDS = 90.0
+# For a write while the API server is away, and for a pod or an object that comes or goes. An API server that
+# stopped is found again only when each node's kube-proxy has listed anew, which was seen to take a minute.
+PATIENCE_SECONDS = 150.0
 POLL_SECONDS = 0.2
 
 T = TypeVar("T")
