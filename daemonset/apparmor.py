@@ -13,6 +13,7 @@ import hashlib
 import re
 import time
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -144,8 +145,8 @@ class AppArmor:
 
     # --- load ---------------------------------------------------------------------------------------------
 
-    async def prepare(self, step: Load) -> Prepared:
-        """Compile a text, or find it compiled, and judge what it defines.
+    async def prepare(self, step: Load, slot: AbstractAsyncContextManager[object] | None = None) -> Prepared:
+        """Compile a text, or find it compiled, and judge what it defines; compile only within the slot.
 
         Raises:
             InputFault: the text is refused, on this node at least.
@@ -155,9 +156,10 @@ class AppArmor:
         refuse_includes(step.text, self.parser.base)
         binary = self.cache.find(step.text, step.mode)
         if binary is None:
-            began = time.monotonic()
-            made = await self.parser.compile(step.text, step.mode)
-            slow = time.monotonic() - began > BOOT_SECONDS
+            async with slot or contextlib.nullcontext():
+                began = time.monotonic()
+                made = await self.parser.compile(step.text, step.mode)
+                slow = time.monotonic() - began > BOOT_SECONDS
             binary = self.cache.put(step.text, step.mode, made, slow=slow)
         defined = compiled.read(binary.binary)
         refuse_defined(defined, step.mode, allow_attachment=step.allow_attachment)
@@ -238,6 +240,9 @@ class AppArmor:
         self, step: Load, holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
     ) -> None:
         foreign = foreign_names(holding.profile, holding, holdings, kernel)
+        if "" in foreign.values():  # unless the record was lost, and the boot loaded Hauberk's own file
+            own = await self._boot_names(holding.profile)
+            foreign = {name: owner for name, owner in foreign.items() if owner or name not in own}
         for name, owner in foreign.items():
             if owner:
                 raise NodeFault(
@@ -252,12 +257,21 @@ class AppArmor:
         if foreign:
             await self._save(holding.profile, foreign, kernel)
 
+    async def _boot_names(self, profile: str) -> set[str]:
+        """Return the kernel names that Hauberk's boot file defines; none if someone changed it."""
+        if not self.boot_files().get(profile):
+            return set()
+        text = self.host.read(self.host.policies, host_file(profile)) or b""
+        return set(await self.parser.names(text.decode(errors="surrogateescape")))
+
     # --- what the host had --------------------------------------------------------------------------------
 
     async def _save(self, profile: str, names: Iterable[str], kernel: Mapping[str, Loaded]) -> None:
         """Keep what the host has under these names, to be given back."""
         originals = {one.name: one for one in adoption.read(self.host, profile)}
-        for name in dict.fromkeys(name.split("//", 1)[0] for name in names):
+        # What was kept already was the host's before Hauberk, whose record of it is lost, put its own there.
+        wanted = dict.fromkeys(name.split("//", 1)[0] for name in names)
+        for name in (name for name in wanted if name not in originals):
             family = [one for one in kernel if one == name or one.startswith(f"{name}//")]
             policy = await self._original(name, family, kernel)
             originals[name] = Original(name, {one: kernel[one].mode for one in family}, policy)

@@ -6,11 +6,15 @@ Used by `agent`, which takes what is ready and loads it in one go.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from ..crds.errors import InputFault
+from ..crds.reasons import Reason
 from .apparmor import Prepared
 from .plan import Key, Load
 
@@ -25,15 +29,17 @@ class Compiling:
     """What is being compiled, and what is ready to be loaded.
 
     Attributes:
-        prepare: compiles one text; raises a Fault where it is refused.
+        prepare: compiles one text, within the slot that it is given; raises a Fault where it is refused.
         failed: is told of whatever `prepare` raised.
         wake: is set whenever something became ready or failed.
     """
 
-    prepare: Callable[[Load], Awaitable[Prepared]]
+    prepare: Callable[[Load, AbstractAsyncContextManager[object]], Awaitable[Prepared]]
     failed: Callable[[Key, Exception], None]
     wake: asyncio.Event
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    slow_lane: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    slow: set[Key] = field(default_factory=set[Key])
     tasks: dict[Key, asyncio.Task[None]] = field(default_factory=dict[Key, "asyncio.Task[None]"])
     ready: dict[Key, Prepared] = field(default_factory=dict[Key, Prepared])
     since: float = 0.0
@@ -66,13 +72,21 @@ class Compiling:
         """End whatever is being compiled."""
         self.want(())
 
+    @contextlib.asynccontextmanager
+    async def _slot(self, key: Key) -> AsyncGenerator[None]:
+        """Wait for a turn; texts that took too long before have one slot among them, and leave the others."""
+        async with self.slow_lane if key in self.slow else contextlib.nullcontext(), self.slots:
+            yield
+
     async def _one(self, key: Key, step: Load) -> None:
         try:
-            async with self.slots:
-                prepared = await self.prepare(step)
+            prepared = await self.prepare(step, self._slot(key))
         except Exception as error:  # noqa: BLE001 - told to the loop, which knows a fault from a bug
+            if isinstance(error, InputFault) and error.reason is Reason.POLICY_TOO_SLOW:
+                self.slow.add(key)
             self.failed(key, error)
         else:
+            self.slow.discard(key)
             if not self.ready:
                 self.since = time.monotonic()
             self.ready[key] = prepared

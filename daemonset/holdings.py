@@ -79,7 +79,10 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
     for file in _files(folder(host)):
         try:
             holding = msgspec.json.decode(file.read_bytes(), type=Holding)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except OSError as error:  # the file may be good, and the next start read it
+            faults.append(NodeFault(Reason.STATE_TORN, f"the record {file.name}: {error.strerror}"))
+            continue
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             faults.append(_set_aside(file, str(error)))
             continue
         if why := _refuse(holding) or _misplaced(holding, file):

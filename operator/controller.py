@@ -94,7 +94,7 @@ class Controller:
     store: Store = field(default_factory=Store)
     deleted: set[str] = field(default_factory=set[str])
     looked_at: float = 0.0
-    repairs: drift.Counts | None = None
+    repairs: dict[tuple[str, str], int] | None = None
     daemonset_generation: int | None = None
     daemonset_applied: int | None = None
     ready: bool = False
@@ -278,11 +278,15 @@ class Controller:
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]
     ) -> None:
+        # What is to go is not called Ready any more before an agent hears of it.
+        leaving = profile.metadata.deletion_timestamp is not None
+        status = aggregate(profile, snapshot, owners)
+        if leaving and status != profile.status:
+            await self._write_status(name, profile, status)
         for write in desired(profile, snapshot, owners):
             log.info("write", what=type(write).__name__, object=_object_of(write))
             await self.cluster.carry_out(write)
-        status = aggregate(profile, snapshot, owners)
-        if status != profile.status:
+        if not leaving and status != profile.status:
             await self._write_status(name, profile, status)
 
     async def _keep_tombstones(self, snapshot: Snapshot) -> None:
@@ -292,19 +296,18 @@ class Controller:
 
     async def _tell_repairs(self, snapshot: Snapshot) -> None:
         """Record an Event for what agents repaired; what they told before this operator started is old."""
-        before, self.repairs = self.repairs, drift.counts(snapshot)
-        for one in drift.news(before, snapshot) if before is not None else []:
+        if self.repairs is None:
+            self.repairs = drift.counts(snapshot)
+        for one in drift.news(self.repairs, snapshot):
             if profile := snapshot.profiles.get(one.profile):
                 await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+            self.repairs[one.node, one.profile] = one.count  # told: not again if a later one fails
 
     async def let_go(self) -> None:
         """Take the finalizer off every SecurityProfile if Hauberk is being uninstalled.
 
         Nobody would be left to do it, and the nodes keep what they hold.
         """
-        if not await self.cluster.leaving():
-            return
-        log.info("uninstalled", profiles=len(self.profiles))
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(ClusterFault),
             wait=tenacity.wait_fixed(RETRY_SECONDS[0]),
@@ -312,13 +315,18 @@ class Controller:
             reraise=True,
         ):
             with attempt:
-                await self._drop_finalizers()
+                if await self.cluster.leaving():
+                    await self._drop_finalizers()
 
     async def _drop_finalizers(self, *, only_deleted: bool = False) -> None:
         """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""
         kept = 0
         async for body in self.cluster.listing(SECURITY_PROFILES):
-            profile = decode(SecurityProfile, body)
+            try:
+                profile = decode(SecurityProfile, body)
+            except msgspec.ValidationError as error:
+                log.error("unreadable object", kind=SECURITY_PROFILES, error=str(error))
+                continue
             if only_deleted and not profile.metadata.deletion_timestamp:
                 continue
             if FINALIZER in profile.metadata.finalizers:

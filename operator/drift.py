@@ -16,9 +16,11 @@ Counts = Mapping[tuple[str, str], int]
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a node's agent mended."""
+    """What a node's agent mended, and how often by now."""
 
+    node: str
     profile: str
+    count: int
     message: str
 
 
@@ -42,7 +44,9 @@ def news(before: Counts, snapshot: Snapshot) -> list[Repaired]:
         times = f"{count} time{'' if count == 1 else 's'}"
         found.append(
             Repaired(
+                node,
                 profile,
+                count,
                 f"{node}: {section.repairs[profile].message}; it is loaded again "
                 f"({times} since that node's agent started)",
             )

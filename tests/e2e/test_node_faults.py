@@ -51,7 +51,7 @@ def test_records_that_were_torn_are_set_aside_and_told_and_nothing_is_lost():
     told = [(one["reason"], one["message"].split(" was ")[0]) for one in report(NODE)["remarks"]]
     assert told == [("StateTorn", "the record foreign.json"), ("StateTorn", "the record torn.json")]
     assert "2 remarks" in get("profilenode", NODE)["status"]["summary"]
-    assert ready("torn")[0] == "True"
+    eventually(lambda: ready("torn")[0] == "True")
     assert (kernel(NODE)["torn"], policy_revision(NODE)) == (held, before)
     # the record is there again, and nothing unfinished
     eventually(lambda: f"{STATE}/apparmor/torn.json" in files(NODE))

@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,22 +42,27 @@ class Bench:
     begun: list[str] = field(default_factory=list[str])
     ended: list[str] = field(default_factory=list[str])
     failures: list[Key] = field(default_factory=list[Key])
+    known: set[str] = field(default_factory=set[str])
+    why: Reason = Reason.POLICY_REFUSED
     most: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.compiling = Compiling(self.prepare, self.failed, self.wake)
 
-    async def prepare(self, one: Load) -> Prepared:
-        self.begun.append(one.profile)
-        self.most = max(self.most, len(self.begun) - len(self.ended))
-        try:
-            await self.gates.setdefault(one.profile, asyncio.Event()).wait()
-            if one.profile in self.refused:
-                raise InputFault(Reason.POLICY_REFUSED, "no")
+    async def prepare(self, one: Load, slot: AbstractAsyncContextManager[object]) -> Prepared:
+        if one.profile in self.known:
             return prepared(one)
-        finally:
-            self.ended.append(one.profile)
+        async with slot:
+            self.begun.append(one.profile)
+            self.most = max(self.most, len(self.begun) - len(self.ended))
+            try:
+                await self.gates.setdefault(one.profile, asyncio.Event()).wait()
+                if one.profile in self.refused:
+                    raise InputFault(self.why, "no")
+                return prepared(one)
+            finally:
+                self.ended.append(one.profile)
 
     def failed(self, key: Key, error: Exception) -> None:
         assert isinstance(error, Exception)
@@ -325,3 +331,31 @@ def test_every_wanted_text_ends_up_ready_or_failed_and_once(
 def test_the_gathering_is_short():
     """It is added to the time that every profile takes to be loaded."""
     assert module.GATHER_SECONDS <= 0.5
+
+
+async def test_what_is_found_compiled_waits_for_no_slot():
+    bench = Bench(known={"found"})
+    bench.compiling.want([step("slow-1"), step("slow-2"), step("found")])
+    async with asyncio.timeout(2):
+        await bench.wake.wait()
+    assert [one.step.profile for one in bench.compiling.ready.values()] == ["found"]
+    bench.compiling.close()
+
+
+async def test_texts_that_took_too_long_have_one_slot_among_them():
+    slow = [step(f"slow-{number}") for number in range(AT_ONCE + 2)]
+    bench = Bench(refused={one.profile for one in slow}, why=Reason.POLICY_TOO_SLOW)
+    bench.compiling.want(slow)
+    bench.finish(*(one.profile for one in slow))
+    await bench.until(*(one.profile for one in slow))
+    bench.gates.clear()
+    bench.begun.clear()
+    bench.ended.clear()
+
+    bench.compiling.want([])
+    bench.compiling.want([*slow, step("good")])  # tried again
+    await asyncio.sleep(0.05)
+
+    assert len(bench.begun) == AT_ONCE
+    assert "good" in bench.begun
+    bench.compiling.close()

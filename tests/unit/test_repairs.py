@@ -53,7 +53,9 @@ THREE = "n: p was gone; it is loaded again (3 times since that node's agent star
     ],
 )
 def test_what_was_repaired_since(before: Counts, now: dict[str, dict[str, int] | None], told: list[str]):
-    assert news(before, cluster(now)) == [Repaired("p", message) for message in told]
+    assert news(before, cluster(now)) == [
+        Repaired("n", "p", (now["n"] or {})["p"], message) for message in told
+    ]
 
 
 def test_nodes_and_profiles_are_told_in_order():
