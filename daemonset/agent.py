@@ -280,9 +280,9 @@ class Agent:
                 case Prune():
                     self._hold(await backend.prune(step))
                 case Release():
-                    self._hold(await backend.release(step))
+                    self._hold(await backend.release(step, self.holdings))
                 case Remove():
-                    await backend.remove(step)
+                    await backend.remove(step, self.holdings)
                     self.holdings.pop(step.holding.profile)
                     self.unrecorded.discard(step.holding.profile)
                     self.drifts.pop(step.holding.profile, None)

@@ -357,10 +357,12 @@ class AppArmor:
                 self._keep_from_boot(name)
 
     def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
-        """Drop what only a crash would have needed, and compiled texts that nobody holds or wants."""
+        """Drop what only a crash would have needed, and what nobody holds or wants any more."""
         with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
             records.settle(self.host)
-            self.cache.keep([*((one.text, one.mode) for one in holdings), *wanted])
+            held = list(holdings)
+            self.cache.keep([*((one.text, one.mode) for one in held), *wanted])
+            adoption.keep(self.host, {one.profile for one in held})
 
     def _keep_from_boot(self, name: str) -> None:
         for folder in (self.host.policies / _COMPLAIN_FOLDER, self.host.policies):
@@ -379,7 +381,7 @@ class AppArmor:
         await self._replace_or_drop(originals, set(step.names) - _names_in(originals))
         return msgspec.structs.replace(step.holding, former=[])
 
-    async def remove(self, step: Remove) -> None:
+    async def remove(self, step: Remove, holdings: Mapping[str, Holding]) -> None:
         """Unload a profile and forget it; what it took over from the host is the host's again.
 
         Raises:
@@ -387,13 +389,13 @@ class AppArmor:
                 keeps its file.
         """
         holding = step.holding
-        await self._replace_or_drop(*self._going(holding))
+        await self._replace_or_drop(*self._going(holding, holdings))
         with _disk("unloaded, but its file can't be deleted, so the node's boot would load it again"):
             self._keep_from_boot(host_file(holding.profile))
             records.delete(self.host, holding.profile)
             adoption.write(self.host, holding.profile, [])
 
-    async def release(self, step: Release) -> Holding:
+    async def release(self, step: Release, holdings: Mapping[str, Holding]) -> Holding:
         """Put a permissive profile under each name of one in use; return the record of it, to persist.
 
         What it took over from the host is the host's again: made permissive it would free the host's tasks.
@@ -402,7 +404,7 @@ class AppArmor:
             NodeFault: the kernel does not take it.
         """
         holding = step.holding
-        originals, names = self._going(holding)
+        originals, names = self._going(holding, holdings)
         if not names:
             raise NodeFault(Reason.NOT_IN_KERNEL, "nothing of it is left to be released")
         text = permissive(sorted(names))
@@ -427,15 +429,17 @@ class AppArmor:
             raise NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return released
 
-    def _going(self, holding: Holding) -> tuple[list[Original], set[str]]:
+    def _going(self, holding: Holding, holdings: Mapping[str, Holding]) -> tuple[list[Original], set[str]]:
         """Return what is to be the host's again when a profile goes, and which names leave the kernel.
 
-        With what earlier texts left behind: without a record it would be the host's for ever.
+        With what earlier texts left behind: without a record it would be the host's for ever. Without what
+        another profile took over meanwhile.
         """
-        names = {*holding.modes, *holding.former}
+        others = {name for one in holdings.values() if one.profile != holding.profile for name in one.modes}
+        names = {*holding.modes, *holding.former} - others
         held = self.host.kernel()
         originals = self._originals(holding.profile, names)
-        going = {*(name for name in names if name in held), *stale_names(holding, {}, held)}
+        going = {*(name for name in names if name in held), *stale_names(holding, holdings, held)}
         return originals, going - _names_in(originals)
 
     async def _replace_or_drop(self, originals: Sequence[Original], names: Collection[str]) -> None:

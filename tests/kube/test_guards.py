@@ -180,7 +180,11 @@ def refused(what: Callable[[], Any]) -> str:
 def eventually(what: Callable[[], Any]) -> None:
     """Return when a function does not fail any more: a role or a policy counts soon after it is made."""
     for attempt in tenacity.Retrying(
-        stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1), reraise=True
+        # what pytest.raises fails with when nothing was refused yet is no Exception
+        retry=tenacity.retry_if_exception_type((Exception, pytest.fail.Exception)),
+        stop=tenacity.stop_after_delay(30),
+        wait=tenacity.wait_fixed(0.1),
+        reraise=True,
     ):
         with attempt:
             what()

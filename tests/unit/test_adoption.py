@@ -150,7 +150,7 @@ async def test_children_of_another_load_are_kept_from_where_they_were_loaded(
     one = await adopted(backend)
     (kept,) = adoption.read(tree.host, "ours")
     assert kept.policy == compiled.only(second, ["p"]) + compiled.only(first, ["p//c"])
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
 
 
@@ -247,7 +247,7 @@ def test_originals_are_read_as_they_were_written(tree: Tree):
 @pytest.mark.usefixtures("theirs")
 async def test_a_removal_gives_it_back(tree: Tree, backend: AppArmor, loader: Loader):
     one = await adopted(backend, "profile p { file, } profile new { }")
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert loader.runs[-1] == ["p", "p//c"]
     assert tree.names == {"p", "p//c", "other"}
     assert adoption.read(tree.host, "ours") == []
@@ -258,7 +258,7 @@ async def test_a_removal_gives_it_back(tree: Tree, backend: AppArmor, loader: Lo
 @pytest.mark.usefixtures("theirs")
 async def test_what_is_given_back_is_again_the_hosts(tree: Tree, backend: AppArmor):
     before = hashes(tree)["p"]
-    await backend.remove(Remove(await adopted(backend)))
+    await backend.remove(Remove(await adopted(backend)), {})
     assert hashes(tree)["p"] not in (None, before)  # cut out: the same policy, in a load of its own
     outcome = await load(backend, step(adopt=False))
     assert reason(outcome["ours"]) is Reason.HOST_OWNED
@@ -274,7 +274,7 @@ async def test_a_name_that_a_text_gives_up_is_given_back(tree: Tree, backend: Ap
     assert tree.names == {"p", "p//c", "other"}
     assert mismatch(pruned, tree.host.kernel(), "") == ""  # `other` is held still, and not given back
     assert stale_names(pruned, {"ours": pruned}, tree.host.kernel()) == ()
-    await backend.remove(Remove(pruned))
+    await backend.remove(Remove(pruned), {})
     assert tree.names == {"p", "p//c", "other"}
     assert tree.removed == b""
 
@@ -302,7 +302,7 @@ async def test_what_the_host_changed_after_it_got_it_back_is_not_touched_again(
     pruned = await backend.prune(Prune(one, ("p",)))
     newer = await loader.compile("profile p { capability setgid, }", "Enforce")
     tree.take(newer)
-    await backend.remove(Remove(pruned))
+    await backend.remove(Remove(pruned), {})
     digest = tree.host.kernel()["p"].digest
     assert digest in compiled.digests(newer)
 
@@ -317,7 +317,7 @@ async def test_nothing_is_given_back_while_something_else_is_in_use(
     tree.task(7, "new (enforce)")
     for _ in range(2):
         with pytest.raises(NodeFault) as caught:
-            await backend.remove(Remove(one))
+            await backend.remove(Remove(one), {})
         assert caught.value.reason is Reason.IN_USE
     assert (hashes(tree), len(loader.runs)) == (before, runs)
     former = msgspec.structs.replace(one, modes={"p": "enforce"}, former=["new"])
@@ -331,7 +331,7 @@ async def test_tasks_of_an_adopted_profile_do_not_hold_it(tree: Tree, backend: A
     """They go on under the host's: it is replaced, not removed."""
     one = await adopted(backend)
     tree.task(7, "p (enforce)")
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
 
 
@@ -342,11 +342,11 @@ async def test_a_kernel_that_does_not_take_it_back_keeps_the_record(
     one = await adopted(backend)
     loader.refused.add("p//c")
     with pytest.raises(Fault):
-        await backend.remove(Remove(one))
+        await backend.remove(Remove(one), {})
     assert set(holdings.read(tree.host)[0]) == {"ours"}
     assert "p" in tree.names
     loader.refused.clear()
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
 
 
@@ -363,9 +363,9 @@ async def test_a_removal_that_was_cut_off_goes_on_and_takes_nothing_of_the_hosts
     with monkeypatch.context() as patch:
         patch.setattr(*((AppArmor, stop, killed) if stop.startswith("_") else (holdings, stop, killed)))
         with pytest.raises(KeyboardInterrupt):
-            await backend.remove(Remove(one))
+            await backend.remove(Remove(one), {})
     assert holdings.read(tree.host) == ({"ours": one}, [])
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
     assert holdings.read(tree.host) == ({}, [])
 
@@ -384,11 +384,11 @@ async def test_by_force_the_hosts_is_given_back_and_only_hauberks_is_made_permis
     tree.task(7, "new (enforce)")
     tree.task(8, "p (enforce)")
     old = AppArmor(tree.host, Newer(features=loader.features, tree=tree), backend.cache)
-    released = await old.release(Release(one))
+    released = await old.release(Release(one), {})
     assert set(released.modes) == {"new"}
     originals = adoption.read(tree.host, "ours")
     assert tree.host.kernel()["p"].digest in compiled.digests(originals[0].policy)
     tree.end_task(7)
-    await old.remove(Remove(released))
+    await old.remove(Remove(released), {})
     assert tree.names == {"p", "p//c", "other"}
     assert tree.host.kernel()["p"].digest in compiled.digests(originals[0].policy)

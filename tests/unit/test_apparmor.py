@@ -389,7 +389,7 @@ async def test_what_is_persisted_is_known_again_and_forgotten(
         f"# Written by Hauberk for SecurityProfile p, revision {one.revision}, mode {mode}.\n"
     )
     assert await loader.compile(text, mode) == await loader.compile(TEXT, mode)
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert (backend.boot_files(), link.is_symlink()) == ({}, False)
     assert holdings.read(tree.host) == ({}, [])
     assert tree.names == set()
@@ -540,7 +540,7 @@ async def test_a_removal_takes_children_first_and_what_earlier_texts_left(tree: 
     one = msgspec.structs.replace(await held(backend), former=["old", "gone"])
     tree.loaded("old")
     tree.loaded("host")
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     removed = tree.removed.decode()
     assert removed.startswith("p//c")
     assert sorted(removed.replace("p//c", "p//c ").replace("old", " old ").split()) == ["old", "p", "p//c"]
@@ -551,7 +551,7 @@ async def test_a_removal_takes_children_that_no_text_of_its_own_had(tree: Tree, 
     one = await held(backend, *simple("p"))
     entry = next(file for file in tree.host.apparmor.rglob("name") if file.read_text() == "p\n").parent
     tree.loaded("inherited", parent=entry)
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == set()
 
 
@@ -562,21 +562,21 @@ async def test_nothing_is_removed_while_a_task_is_confined(tree: Tree, backend: 
     tree.task(7, label)
     tree.task(8, label)
     with pytest.raises(NodeFault, match="2 tasks are confined by ") as caught:
-        await backend.remove(Remove(one))
+        await backend.remove(Remove(one), {})
     assert caught.value.reason is Reason.IN_USE
     assert tree.removed == b""
     assert set(holdings.read(tree.host)[0]) == {"p"}
     assert backend.boot_files() == {"p": one.revision}
     tree.end_task(7)
     tree.end_task(8)
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.names == set()
 
 
 async def test_what_is_not_there_is_removed_already(tree: Tree, backend: AppArmor):
     one = await held(backend)
     tree.reboot()
-    await backend.remove(Remove(one))
+    await backend.remove(Remove(one), {})
     assert tree.removed == b""
     assert (holdings.read(tree.host), backend.boot_files()) == (({}, []), {})
 
@@ -600,7 +600,7 @@ async def test_a_disk_that_keeps_the_file_is_told(backend: AppArmor, monkeypatch
 
     monkeypatch.setattr(Host, "delete", read_only)
     with pytest.raises(NodeFault, match="can't be deleted, so the node's boot would load it again") as caught:
-        await backend.remove(Remove(one))
+        await backend.remove(Remove(one), {})
     assert caught.value.reason is Reason.STATE_UNWRITABLE
 
 
@@ -615,7 +615,7 @@ def releasing(tree: Tree, parser: Parser) -> AppArmor:
 async def test_what_is_in_use_is_released_under_each_of_its_names(tree: Tree, releasing: AppArmor):
     one = await held(releasing, step("profile p { profile c { file, } } profile q { }"))
     tree.task(7, "p//c (enforce)")
-    released = await releasing.release(Release(one))
+    released = await releasing.release(Release(one), {})
     assert released.released
     assert set(released.modes) == {"p", "p//c", "q"} == tree.names
     assert released.modes.keys() == one.modes.keys()
@@ -627,11 +627,11 @@ async def test_what_is_in_use_is_released_under_each_of_its_names(tree: Tree, re
 async def test_a_released_profile_does_not_come_back_at_the_boot(tree: Tree, releasing: AppArmor):
     one = await held(releasing)
     assert (tree.host.policies / "hauberk.p").exists()
-    released = await releasing.release(Release(one))
+    released = await releasing.release(Release(one), {})
     await releasing.persist(Persist(released))
     assert not (tree.host.policies / "hauberk.p").exists()
     assert holdings.read(tree.host) == ({"p": released}, [])
-    await releasing.remove(Remove(released))
+    await releasing.remove(Remove(released), {})
     assert (tree.names, holdings.read(tree.host)) == (set(), ({}, []))
 
 
@@ -640,9 +640,9 @@ async def test_what_earlier_texts_left_in_use_is_released_too(tree: Tree, releas
     tree.loaded("old")
     entry = next(file for file in tree.host.apparmor.rglob("name") if file.read_text() == "p\n").parent
     tree.loaded("inherited", parent=entry)
-    released = await releasing.release(Release(one))
+    released = await releasing.release(Release(one), {})
     assert set(released.modes) == {"p", "p//c", "p//inherited", "old"} == tree.names
-    await releasing.remove(Remove(released))
+    await releasing.remove(Remove(released), {})
     assert tree.names == set()
 
 
@@ -650,7 +650,7 @@ async def test_where_nothing_is_left_nothing_is_released(tree: Tree, releasing: 
     one = await held(releasing)
     tree.reboot()
     with pytest.raises(NodeFault, match="nothing of it is left") as caught:
-        await releasing.release(Release(one))
+        await releasing.release(Release(one), {})
     assert caught.value.reason is Reason.NOT_IN_KERNEL
     assert tree.names == set()
 
@@ -667,14 +667,14 @@ async def test_a_name_that_the_parser_reads_otherwise_is_not_released(
 
     monkeypatch.setattr("hauberk.daemonset.apparmor.permissive", another)
     with pytest.raises(NodeFault, match="can't be spelled"):
-        await releasing.release(Release(one))
+        await releasing.release(Release(one), {})
     assert tree.host.kernel() == before
 
 
 async def test_only_names_that_the_kernel_has_are_released(tree: Tree, releasing: AppArmor):
     one = await held(releasing, step("profile p { } profile q { }"))
     tree.host.remove("q")
-    released = await releasing.release(Release(one))
+    released = await releasing.release(Release(one), {})
     assert set(released.modes) == tree.names == {"p"}
 
 
@@ -682,7 +682,7 @@ async def test_a_kernel_that_refuses_a_release_is_told(tree: Tree, releasing: Ap
     one = await held(releasing)
     refusing = Newer(features=parser.features, tree=tree, refused={"p"})
     with pytest.raises(NodeFault) as caught:
-        await AppArmor(tree.host, refusing, releasing.cache).release(Release(one))
+        await AppArmor(tree.host, refusing, releasing.cache).release(Release(one), {})
     assert caught.value.reason is Reason.LOAD_FAILED
     assert mismatch(one, tree.host.kernel(), BOOT) == ""
 
