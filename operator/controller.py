@@ -296,8 +296,10 @@ class Controller:
 
     async def _tell_repairs(self, snapshot: Snapshot) -> None:
         """Record an Event for what agents repaired; what they told before this operator started is old."""
-        if self.repairs is None:
-            self.repairs = drift.counts(snapshot)
+        now = drift.counts(snapshot)
+        before = now if self.repairs is None else self.repairs
+        # What an agent does not count any more it will count from one again.
+        self.repairs = {key: count for key, count in before.items() if key in now}
         for one in drift.news(self.repairs, snapshot):
             if profile := snapshot.profiles.get(one.profile):
                 await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)

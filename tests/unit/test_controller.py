@@ -266,6 +266,31 @@ async def test_what_was_repaired_before_it_started_is_old(api: Api, parser: Pars
     assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"]
 
 
+async def test_an_agent_that_counts_anew_is_told_anew(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    controller.seen(SECURITY_PROFILES, "a", body("a", "broken"), deleted=False)
+    await judged(controller)
+    for state in (report(), repaired(1), report(), repaired(1)):
+        controller.seen(PROFILE_NODES, "n", state, deleted=False)
+        await controller.reconcile()
+    assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"] * 2
+
+
+async def test_an_event_that_is_refused_is_told_later_and_no_other_twice(api: Api, parser: Parser):
+    controller = controller_of(api, parser)
+    controller.seen(SECURITY_PROFILES, "a", body("a", "broken"), deleted=False)
+    await judged(controller)
+    await controller.reconcile()
+    controller.seen(PROFILE_NODES, "n", repaired(1), deleted=False)
+    api.refused = {"events"}
+    with pytest.raises(ClusterFault):
+        await controller.reconcile()
+    api.refused = set()
+    await controller.reconcile()
+    await controller.reconcile()
+    assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"]
+
+
 async def test_a_repair_of_what_is_no_profile_here_is_passed_over(api: Api, parser: Parser):
     controller = controller_of(api, parser)
     await controller.reconcile()
