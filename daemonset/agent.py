@@ -43,6 +43,8 @@ WRITE_SPACING_SECONDS = 1.0
 LOOK_SECONDS = 60.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
 ASK_SECONDS = 300.0
+# Without AppArmor there is nothing to list, so nothing tells it that Hauberk's kinds were made anew.
+ASK_UNSUPPORTED_SECONDS = 45.0
 
 
 @dataclass
@@ -385,7 +387,8 @@ class Agent:
         """See now and then whether the API still has the report: nobody tells of one that was deleted."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ASK_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311
+                seconds = ASK_SECONDS if self.backend else ASK_UNSUPPORTED_SECONDS
+                async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):  # noqa: S311
                     await self.listed.wait()
             self.listed.clear()
             await asyncio.sleep(random.uniform(0, WRITE_SPACING_SECONDS))  # noqa: S311
