@@ -75,6 +75,11 @@ def revision_name(profile: str, content: str) -> str:
     return f"{profile}.{content}"
 
 
+def top_level(name: str) -> str:
+    """Return the top-level profile that a kernel name belongs to: `parent` for `parent//child`."""
+    return name.split("//", 1)[0]
+
+
 def host_file(profile: str) -> str:
     """Return the name of the profile's file in a node's /etc/apparmor.d."""
     return f"hauberk.{profile}"

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from ..crds.errors import InputFault, NodeFault
-from ..crds.names import host_file
+from ..crds.names import host_file, top_level
 from ..crds.reasons import Reason
 from ..profiles import compiled
 from ..profiles.check import refuse_defined, refuse_text, refuse_unconfined
@@ -270,7 +270,7 @@ class AppArmor:
         """Keep what the host has under these names, to be given back."""
         originals = {one.name: one for one in adoption.read(self.host, profile)}
         # What was kept already was the host's before Hauberk, whose record of it is lost, put its own there.
-        wanted = dict.fromkeys(name.split("//", 1)[0] for name in names)
+        wanted = dict.fromkeys(top_level(name) for name in names)
         for name in (name for name in wanted if name not in originals):
             family = [one for one in kernel if one == name or one.startswith(f"{name}//")]
             policy = await self._original(name, family, kernel)
@@ -300,7 +300,7 @@ class AppArmor:
 
     def _originals(self, profile: str, names: Iterable[str]) -> list[Original]:
         """Return what the host had under these names."""
-        wanted = {name.split("//", 1)[0] for name in names}
+        wanted = {top_level(name) for name in names}
         return [one for one in adoption.read(self.host, profile) if one.name in wanted]
 
     async def _give_back(self, originals: Sequence[Original]) -> None:
@@ -376,7 +376,7 @@ class AppArmor:
         Raises:
             NodeFault: a task is still confined by one of them.
         """
-        given_up = [name for name in step.names if name.split("//", 1)[0] not in step.holding.modes]
+        given_up = [name for name in step.names if top_level(name) not in step.holding.modes]
         originals = self._originals(step.holding.profile, given_up)
         await self._replace_or_drop(originals, set(step.names) - _names_in(originals))
         return msgspec.structs.replace(step.holding, former=[])

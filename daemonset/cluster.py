@@ -76,11 +76,9 @@ class Cluster:
         """
         try:
             body = await self.client.get(_ProfileNodes, profile_node.metadata.name)
-        except ApiError as error:
-            if error.status.code == _NOT_FOUND:
-                return False
-            raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not read: {_why(error)}") from error
         except Unreachable as error:
+            if isinstance(error, ApiError) and error.status.code == _NOT_FOUND:
+                return False
             raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not read: {_why(error)}") from error
         _, there = _named(ProfileNode, body)
         return there is not None and there.status == profile_node.status

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ..crds.errors import NodeFault
-from ..crds.names import PROTECTED
+from ..crds.names import PROTECTED, top_level
 from ..crds.reasons import Reason
 from .host import Host
 
@@ -100,7 +100,7 @@ def _refuse(holding: Holding) -> str:
     """Return why what reads as a record is none; empty where it is one."""
     if not holding.modes:
         return "it names no profile of the kernel's"
-    claimed = {name.split("//", 1)[0] for name in (*holding.modes, *holding.former)}
+    claimed = {top_level(name) for name in (*holding.modes, *holding.former)}
     if taken := sorted(claimed & PROTECTED):  # to remove these would change every container of the node
         return f"it claims {taken[0]}, which is never Hauberk's"
     return ""

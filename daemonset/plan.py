@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..crds.models import Problem, ProfileRevision, RevisionSpec, Text
-from ..crds.names import ANY_FACTS, CONTRACT
+from ..crds.names import ANY_FACTS, CONTRACT, top_level
 from ..crds.reasons import Reason
 from .holdings import Holding
 from .host import Loaded
@@ -362,7 +362,7 @@ def stale_names(
     """
     claimed = {name for one in holdings.values() for name in one.modes} | set(holding.modes)
     parents = {name for name in holding.modes if "//" not in name}
-    left = {name for name in kernel if "//" in name and name.split("//", 1)[0] in parents}
+    left = {name for name in kernel if "//" in name and top_level(name) in parents}
     return tuple(sorted((left | (set(holding.former) & kernel.keys())) - claimed))
 
 

@@ -146,11 +146,9 @@ class Cluster:
         for plural in (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES):
             try:
                 crd = await self.client.get(CustomResourceDefinition, f"{plural}.{GROUP}")
-            except ApiError as error:
-                if error.status.code == _NOT_FOUND:
-                    return Store(terminating=True)
-                raise _fault(f"the definition of {plural} can't be read", error) from error
             except (httpx2.HTTPError, OSError) as error:
+                if isinstance(error, ApiError) and error.status.code == _NOT_FOUND:
+                    return Store(terminating=True)
                 raise _fault(f"the definition of {plural} can't be read", error) from error
             conditions = (crd.status and crd.status.conditions) or []
             if not any(one.type == "Established" and one.status == "True" for one in conditions):
@@ -171,11 +169,9 @@ class Cluster:
         """
         try:
             deployment = await self.client.get(Deployment, OPERATOR, namespace=self.namespace)
-        except ApiError as error:
-            if error.status.code in (_NOT_FOUND, _FORBIDDEN):
-                return True
-            raise _fault("the operator's own Deployment can't be read", error) from error
         except (httpx2.HTTPError, OSError) as error:
+            if isinstance(error, ApiError) and error.status.code in (_NOT_FOUND, _FORBIDDEN):
+                return True
             raise _fault("the operator's own Deployment can't be read", error) from error
         return bool(deployment.metadata and deployment.metadata.deletionTimestamp)
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ from . import drift
 from .agents import Settings, manifest, settings_from
 from .aggregate import aggregate
 from .cluster import Cluster
-from .desired import RemoveFinalizer, desired, publishes, tombstones
+from .desired import RemoveFinalizer, Write, desired, publishes, tombstones
 from .publish import content_digest, judged_text, name_owners
 from .snapshot import (
     Accepted,
@@ -283,14 +283,15 @@ class Controller:
         status = aggregate(profile, snapshot, owners)
         if leaving and status != profile.status:
             await self._write_status(name, profile, status)
-        for write in desired(profile, snapshot, owners):
-            log.info("write", what=type(write).__name__, object=_object_of(write))
-            await self.cluster.carry_out(write)
+        await self._carry_out(desired(profile, snapshot, owners))
         if not leaving and status != profile.status:
             await self._write_status(name, profile, status)
 
     async def _keep_tombstones(self, snapshot: Snapshot) -> None:
-        for write in tombstones(snapshot):
+        await self._carry_out(tombstones(snapshot))
+
+    async def _carry_out(self, writes: Iterable[Write]) -> None:
+        for write in writes:
             log.info("write", what=type(write).__name__, object=_object_of(write))
             await self.cluster.carry_out(write)
 

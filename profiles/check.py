@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..crds.errors import InputFault
 from ..crds.models import ProfileSpec
-from ..crds.names import PROTECTED
+from ..crds.names import PROTECTED, top_level
 from ..crds.reasons import Reason
 from . import compiled
 from .includes import refuse_includes, refuse_spelling
@@ -118,7 +118,7 @@ def refuse_unconfined(policy: str, defined: list[compiled.Defined]) -> None:
 
 
 def _refuse_orphan(name: str, names: set[str]) -> None:
-    parent = name.split("//", 1)[0] if "//" in name else ""
+    parent = top_level(name) if "//" in name else ""
     if parent and parent not in names:
         raise InputFault(
             Reason.NAME_UNUSABLE,
@@ -140,7 +140,7 @@ def _refuse_name(one: compiled.Defined) -> None:
             Reason.NAME_UNUSABLE,
             f"a profile's name must be printable and have at most {NAME_BYTES} bytes: {ascii(name)[:80]}",
         )
-    if name.split("//", 1)[0] in PROTECTED:
+    if top_level(name) in PROTECTED:
         raise InputFault(
             Reason.NAME_PROTECTED,
             f"profile {name} belongs to the container runtime and would change every container of a node; "
