@@ -15,7 +15,7 @@ export UV_NATIVE_TLS := 1
 .PHONY: help demo demo-down test test-fast check unit kube e2e chaos chaos-planted lab-deps image lock clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 demo: $(VENV)/.done $(if $(filter lab,$(CLUSTER)),lab-deps) ## From nothing to a denied write on a real cluster (CLUSTER=lab or kind)
 	@$(PY) -m demo up --cluster $(CLUSTER)
@@ -25,7 +25,7 @@ demo-down: $(VENV)/.done ## End the demo's cluster
 
 test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
 
-test-fast: check test-deps ## Everything but the lab, in under a minute
+test-fast: check test-deps ## Everything but the lab, in a minute or two
 	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
