@@ -270,10 +270,26 @@ class ControlPlane:
         for component in CONTROL_PLANE:  # in this order, whatever order they are named in
             if component not in components or self.is_running(component):
                 continue
-            argv = [*self.enter, str(self.program(component)), *FLAGS[component](self.at, self.files)]
-            self.running[component] = process.start(argv, self.log(component), tied=self.tied)
+            again = self._stop_clients() if component == APISERVER else []
+            self._start(component)
             if component == APISERVER:  # the other two end if they may not do their work yet
                 self.wait_ready()
+            for client in again:
+                self._start(client)
+
+    def _start(self, component: str) -> None:
+        argv = [*self.enter, str(self.program(component)), *FLAGS[component](self.at, self.files)]
+        self.running[component] = process.start(argv, self.log(component), tied=self.tied)
+
+    def _stop_clients(self) -> list[str]:
+        """Stop those that ran on while the API server was away; return them, to be started again after it.
+
+        Elsewhere they end by themselves when they can't renew their lease. Left alone, they would call all
+        nodes lost as soon as it answers, before any kubelet had the time to report.
+        """
+        found = [client for client in (CONTROLLER, SCHEDULING) if self.is_running(client)]
+        self.stop(found)
+        return found
 
     def is_running(self, component: str) -> bool:
         """Whether the component's process is there."""

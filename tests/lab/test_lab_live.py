@@ -224,8 +224,14 @@ def test_the_api_server_can_be_restarted(lab: Lab):
     lab.good("control-plane", "stop", "apiserver")
     assert not lab.status()["control_plane"]["kube-apiserver"]["running"]
     assert lab("run", "--", "kubectl", "get", "nodes", "--request-timeout=2s").returncode != 0
+    before = lab.status()["control_plane"]
     lab.good("control-plane", "start", "apiserver")
     lab.good("run", "--", "kubectl", "get", "nodes")
+    # its clients are started again with it, so that no node is called lost for their late watches
+    for client in ("kube-controller-manager", "kube-scheduler"):
+        now = lab.status()["control_plane"][client]
+        assert now["running"]
+        assert now["pid"] != before[client]["pid"]
 
 
 def test_the_store_is_put_back_while_the_nodes_run_on(lab: Lab, apparmor: str):
