@@ -14,10 +14,12 @@ import httpx2
 import msgspec
 from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import create_global_resource
+from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
+from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Event, Node, Pod
 from lightkube.types import PatchType
 
@@ -63,6 +65,23 @@ _LISTED: dict[str, Any] = {
     PROFILE_NODES: _ProfileNodes,
     "nodes": Node,
 }
+
+
+@dataclass(frozen=True)
+class Held:
+    """A Lease as it was read.
+
+    Attributes:
+        holder: who may write; empty: nobody.
+        seconds: how long after its last change.
+        transitions: how often the holder changed.
+        version: of the object: changes with each renewal.
+    """
+
+    holder: str
+    seconds: int
+    transitions: int
+    version: str
 
 
 @dataclass(frozen=True)
@@ -227,6 +246,59 @@ class Cluster:
             await self.client.create(event)
         except (httpx2.HTTPError, OSError) as error:
             raise _fault("an Event was not recorded", error) from error
+
+    async def lease(self) -> Held | None:
+        """Return the operators' Lease; None where it has never been taken.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            lease = await self.client.get(Lease, OPERATOR, namespace=self.namespace)
+        except (httpx2.HTTPError, OSError) as error:
+            if isinstance(error, ApiError) and error.status.code == _NOT_FOUND:
+                return None
+            raise _fault("the operators' Lease can't be read", error) from error
+        spec = lease.spec or LeaseSpec()
+        return Held(
+            holder=spec.holderIdentity or "",
+            seconds=spec.leaseDurationSeconds or 0,
+            transitions=spec.leaseTransitions or 0,
+            version=(lease.metadata.resourceVersion if lease.metadata else None) or "",
+        )
+
+    async def take_lease(self, before: Held | None, holder: str, seconds: int) -> bool:
+        """Write a holder into the Lease; return False where someone else wrote since it was read.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        transitions = before.transitions if before else 0
+        now = datetime.now(UTC)
+        lease = Lease(
+            metadata=ObjectMeta(
+                name=OPERATOR, namespace=self.namespace, resourceVersion=before.version if before else None
+            ),
+            spec=LeaseSpec(
+                holderIdentity=holder,
+                leaseDurationSeconds=seconds,
+                leaseTransitions=transitions + (before is not None and before.holder != holder),
+                # MicroTime is read with six digits or not at all
+                renewTime=now.replace(microsecond=now.microsecond or 1),
+            ),
+        )
+        try:
+            if before is None:
+                await self.client.create(lease, field_manager=FIELD_MANAGER)
+            else:
+                await self.client.replace(lease, field_manager=FIELD_MANAGER)
+        except ApiError as error:
+            if error.status.code in (_CONFLICT, _NOT_FOUND):
+                return False
+            raise _fault("the operators' Lease was not taken", error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise _fault("the operators' Lease was not sent", error) from error
+        return True
 
     async def own_pod(self, name: str) -> dict[str, Any]:
         """Return the operator's own Pod.

@@ -72,12 +72,14 @@ class Controller:
     Attributes:
         cluster: the API.
         parser: judges texts.
+        leads: whether this operator writes, or knows all and waits.
         pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
         health_port: of the agents, on each node's loopback.
     """
 
     cluster: Cluster
     parser: Parser
+    leads: Callable[[], bool] = lambda: True
     pod: str = ""
     health_port: int = 9797
     settings: Settings | None = None
@@ -134,6 +136,12 @@ class Controller:
             "nodes": self.nodes,
             "pods": self.pods,
         }
+
+    def elected(self) -> None:
+        """Take note that this operator leads now, or waits."""
+        self.repairs = None  # what happened while another one led, that one told
+        self.daemonset_applied = None
+        self.wake.set()
 
     # --- the loop -----------------------------------------------------------------------------------------
 
@@ -236,12 +244,16 @@ class Controller:
         Raises:
             ClusterFault: a write was not taken; all others were made all the same.
         """
-        snapshot = self.snapshot()
+        snapshot = self.snapshot()  # also while waiting: since when an agent is missing is seen here only
+        if not self.leads():
+            return
         self._judge(snapshot)
         owners = name_owners(snapshot)
         snapshot = await self._look_at_store(snapshot, owners)
         faults: list[ClusterFault] = []
         for name, profile in sorted(snapshot.profiles.items()):
+            if not self.leads():  # another one may have begun
+                return
             try:
                 await self._keep_profile(name, profile, snapshot, owners)
             except ClusterFault as fault:  # what the API refuses one profile must not hold up the others

@@ -24,20 +24,30 @@ from ..crds.names import (
     VERSION,
 )
 from .controller import Controller
+from .election import Election
 
 # Where the kubelet puts a pod's credentials.
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
 
-def register(registry: kopf.OperatorRegistry, controller: Controller, stop: asyncio.Event) -> None:
+def register(
+    registry: kopf.OperatorRegistry, controller: Controller, election: Election, stop: asyncio.Event
+) -> None:
     """Register the operator's handlers; `stop` ends kopf when the controller has ended."""
-    _register_life(registry, controller, stop)
+    _register_life(registry, controller, election, stop)
     _register_watches(registry, controller)
 
 
-def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop: asyncio.Event) -> None:
+def _register_life(
+    registry: kopf.OperatorRegistry, controller: Controller, election: Election, stop: asyncio.Event
+) -> None:
     """Register what happens once: credentials, start, stop, and what the kubelet's probe sees."""
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(election.run())
+            tasks.create_task(controller.run())
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -47,7 +57,7 @@ def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop
     async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         configure(settings)
         await controller.await_kinds()  # kopf looks for them once, after this
-        memo.task = asyncio.create_task(controller.run())
+        memo.task = asyncio.create_task(work())
 
         def ended(task: asyncio.Task[None]) -> None:
             # An operator that watches and decides nothing would look alive.
@@ -60,7 +70,10 @@ def _register_life(registry: kopf.OperatorRegistry, controller: Controller, stop
     async def finish(memo: Any, **_: Any) -> None:
         memo.task.cancel()
         await asyncio.wait({memo.task})
-        await controller.let_go()
+        try:
+            await controller.let_go()
+        finally:
+            await election.release()
 
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:

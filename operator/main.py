@@ -18,6 +18,7 @@ from ..crds.logs import configure
 from ..profiles.parser import Parser
 from .cluster import Cluster
 from .controller import Controller
+from .election import Election
 from .handlers import register
 
 # What the parser compiles for where there is no kernel to ask: the features that Debian pins.
@@ -34,15 +35,19 @@ async def run() -> None:
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     cluster = Cluster(AsyncClient(), namespace)
     parser = Parser(features=features())
+    pod = os.environ.get("POD_NAME", "")
+    election = Election(cluster, identity=pod or os.uname().nodename)
     controller = Controller(
         cluster,
         parser,
-        pod=os.environ.get("POD_NAME", ""),
+        election.leads,
+        pod=pod,
         health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
     )
+    election.changed = controller.elected
     registry = kopf.OperatorRegistry()
     stop = asyncio.Event()
-    register(registry, controller, stop)
+    register(registry, controller, election, stop)
     await kopf.operator(
         registry=registry,
         stop_flag=stop,

@@ -91,7 +91,7 @@ def kill_agent(scene: Scene, blow: Blow) -> Heal:
 
 
 def kill_operator(scene: Scene, blow: Blow) -> Heal:
-    """Kill the operator, or delete its pod."""
+    """Kill the operator that leads, or delete its pod."""
     before = within(PATIENCE_SECONDS, operator) or {}
     name, node = before["metadata"]["name"], before["spec"]["nodeName"]
     if blow.dice % 2:
@@ -355,7 +355,7 @@ def absence(scene: Scene, _: Blow) -> Heal:
     threading.Event().wait(_ABSENT_SECONDS)
 
     def heal() -> None:
-        persistently("scale", *operators, "--replicas=1", json_said=False)
+        persistently("scale", *operators, "--replicas=2", json_said=False)
         within(PATIENCE_SECONDS, lambda: is_ready(operator()))
 
     return heal

@@ -343,12 +343,13 @@ def agent(node: str) -> dict[str, Any]:
 
 
 def operator() -> dict[str, Any]:
-    """Return the operator's pod.
+    """Return the pod of the operator that leads.
 
     Raises:
-        AssertionError: there is none, or it is going away.
+        AssertionError: none does, or it is going away.
     """
-    return _pod("operator")
+    leader = get("lease", "hauberk-operator", f"--namespace={SYSTEM}")["spec"].get("holderIdentity")
+    return _pod("operator", f"--field-selector=metadata.name={leader}")
 
 
 def pods_of(component: str, *words: str) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def test_revisions_that_someone_deletes_are_published_again_and_nothing_is_loade
         eventually(lambda node=node: orphaned(node), within=20)
     assert_untouched(before)
 
-    ok(kubectl("scale", *OPERATOR, "--replicas=1"))
+    ok(kubectl("scale", *OPERATOR, "--replicas=2"))
     selector = f"--selector=hauberk.dev/profile={NAME}"
     eventually(lambda: get("profilerevisions", selector)["items"])
     for node in APPARMOR_NODES:

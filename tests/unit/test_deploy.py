@@ -158,6 +158,12 @@ def test_the_operator_may_do_what_its_code_does():
     assert {(GROUP, "securityprofiles", "patch"), (GROUP, "securityprofiles/status", "patch")} <= granted
     assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
     assert ("apps", "deployments", "get") in rules("Role", OPERATOR)
+    leases = {
+        tuple(each["verbs"]): each.get("resourceNames")
+        for each in one("Role", OPERATOR)["rules"]
+        if each["resources"] == ["leases"]
+    }
+    assert leases == {("create",): None, ("get", "update"): [OPERATOR]}
     (definitions,) = [
         each
         for each in one("ClusterRole", OPERATOR)["rules"]
@@ -292,6 +298,16 @@ def test_the_operators_pod_is_confined():
         "capabilities": {"drop": ["ALL"]},
     }
     assert not {"hostNetwork", "hostPID", "hostIPC", "volumes"} & spec.keys()
+
+
+def test_two_operators_wait_for_each_other_on_different_nodes():
+    spec = one("Deployment", OPERATOR)["spec"]
+    assert spec["replicas"] == 2
+    (apart,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"].values()
+    assert apart[0]["podAffinityTerm"] == {
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": {"matchLabels": spec["selector"]["matchLabels"]},
+    }
 
 
 def test_the_operator_is_given_every_setting_that_it_reads():
