@@ -303,11 +303,13 @@ def test_the_operators_pod_is_confined():
 def test_two_operators_wait_for_each_other_on_different_nodes():
     spec = one("Deployment", OPERATOR)["spec"]
     assert spec["replicas"] == 2
-    (apart,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"].values()
-    assert apart[0]["podAffinityTerm"] == {
-        "topologyKey": "kubernetes.io/hostname",
-        "labelSelector": {"matchLabels": spec["selector"]["matchLabels"]},
-    }
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
+    assert (spread["whenUnsatisfiable"], spread["maxSkew"]) == ("DoNotSchedule", 1)
+    # nodes that are lost or closed are not counted: the last one that is left takes both
+    assert spread["nodeTaintsPolicy"] == "Honor"
+
 
 
 def test_the_operator_is_given_every_setting_that_it_reads():
