@@ -6,15 +6,17 @@ back.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
-import structlog
 
+from ..crds.errors import NodeFault
+from ..crds.reasons import Reason
 from .host import Host
 
-log = structlog.get_logger()
+_TORN = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Original(msgspec.Struct, frozen=True):
@@ -38,12 +40,32 @@ def folder(host: Host) -> Path:
 
 def read(host: Host, profile: str) -> list[Original]:
     """Return what a SecurityProfile took over from the host; nothing where the file was torn."""
-    content = host.read(folder(host), f"{profile}.json")
     try:
-        return msgspec.json.decode(content, type=list[Original]) if content else []
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.error("what the host had can't be given back", profile=profile, error=str(error))
+        return _decoded(host, profile)
+    except _TORN:
         return []
+
+
+def _decoded(host: Host, profile: str) -> list[Original]:
+    content = host.read(folder(host), f"{profile}.json")
+    return msgspec.json.decode(content, type=list[Original]) if content is not None else []
+
+
+def set_aside(host: Host) -> list[NodeFault]:
+    """Rename what is no list of originals, never trusted and never fatal; return a fault for each."""
+    faults: list[NodeFault] = []
+    for file in (folder(host) / name for name in host.names(folder(host), "") if name.endswith(".json")):
+        try:
+            _decoded(host, file.stem)
+        except _TORN as error:
+            with contextlib.suppress(OSError):  # a disk that can't be written: it is passed over all the same
+                file.replace(file.with_suffix(".torn"))
+            message = (
+                f"what {file.stem} took over from the host can't be given back, its file was set aside as "
+                f"adopted/{file.stem}.torn: {error}"
+            )
+            faults.append(NodeFault(Reason.STATE_TORN, message))
+    return faults
 
 
 def write(host: Host, profile: str, originals: list[Original]) -> None:
@@ -69,5 +91,7 @@ def keep(host: Host, profiles: Collection[str]) -> None:
     torn = {Path(name).stem for name in host.names(host.state / "apparmor", "") if name.endswith(".torn")}
     for name in host.names(folder(host), ""):
         profile = name.removesuffix(".json")
+        if name.endswith(".torn"):
+            continue  # set aside
         if profile not in profiles and profile not in torn:
             host.delete(folder(host), name)

@@ -22,7 +22,7 @@ from ..crds.errors import ClusterFault, Fault, InputFault
 from ..crds.models import Backend, Facts, Problem, ProfileNode, ProfileRevision, Remark
 from ..crds.reasons import Reason
 from ..profiles.parser import fault_message
-from . import drift, facts, holdings, report
+from . import adoption, drift, facts, holdings, report
 from .apparmor import AppArmor, Prepared
 from .cluster import Cluster, NodeObject
 from .compiling import Compiling
@@ -106,6 +106,7 @@ class Agent:
 
     def _remember(self) -> None:
         self.holdings, torn = holdings.read(self.host)
+        torn += adoption.set_aside(self.host)
         for fault in torn:
             log.error("state", reason=fault.reason, message=fault.message)
         self.remarks = [Remark(reason=fault.reason, message=fault_message(fault)) for fault in torn]

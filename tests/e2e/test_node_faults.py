@@ -45,18 +45,23 @@ def test_records_that_were_torn_are_set_aside_and_told_and_nothing_is_lost():
     claim = '{"profile":"foreign","modes":{"runc":"enforce"}}'
     on_node(NODE, "sh", "-c", f"echo '{claim}' > {STATE}/apparmor/foreign.json")
     on_node(NODE, "sh", "-c", f"echo unfinished > {POLICIES}/.hauberk.torn.new")
+    on_node(NODE, "sh", "-c", f"mkdir -p {STATE}/adopted; echo '[{{' > {STATE}/adopted/lost.json")
 
     restart_agent(NODE)
 
     told = [(one["reason"], one["message"].split(" was ")[0]) for one in report(NODE)["remarks"]]
-    assert told == [("StateTorn", "the record foreign.json"), ("StateTorn", "the record torn.json")]
-    assert "2 remarks" in get("profilenode", NODE)["status"]["summary"]
+    assert told == [
+        ("StateTorn", "the record foreign.json"),
+        ("StateTorn", "the record torn.json"),
+        ("StateTorn", "what lost took over from the host can't be given back, its file"),
+    ]
+    assert "3 remarks" in get("profilenode", NODE)["status"]["summary"]
     eventually(lambda: ready("torn")[0] == "True")
     assert (kernel(NODE)["torn"], policy_revision(NODE)) == (held, before)
     # the record is there again, and nothing unfinished
     eventually(lambda: f"{STATE}/apparmor/torn.json" in files(NODE))
     assert [file for file in files(NODE) if ".new" in file] == []
-    on_node(NODE, "sh", "-c", f"rm {STATE}/apparmor/*.torn")
+    on_node(NODE, "sh", "-c", f"rm {STATE}/apparmor/*.torn {STATE}/adopted/*.torn")
     restart_agent(NODE)
     eventually(lambda: report(NODE)["remarks"] == [])
 

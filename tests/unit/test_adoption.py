@@ -226,9 +226,21 @@ async def test_an_update_keeps_what_was_taken_first(tree: Tree, backend: AppArmo
 
 
 @pytest.mark.parametrize("torn", [b"", b"[", b"{}", b"\xff", b'[{"name": "p"}]'])
-def test_a_torn_original_is_none(tree: Tree, torn: bytes):
-    tree.put(adoption.folder(tree.host) / "ours.json", torn)
+def test_a_torn_original_is_none_and_is_set_aside_and_told(tree: Tree, torn: bytes):
+    good = Original("a", {"a": "enforce"}, b"x")
+    adoption.write(tree.host, "good", [good])
+    folder = adoption.folder(tree.host)
+    tree.put(folder / "ours.json", torn)
     assert adoption.read(tree.host, "ours") == []
+
+    (fault,) = adoption.set_aside(tree.host)
+    assert fault.reason is Reason.STATE_TORN
+    assert "set aside as adopted/ours.torn" in fault.message
+    assert (folder / "ours.torn").read_bytes() == torn
+    assert adoption.set_aside(tree.host) == []
+    adoption.keep(tree.host, ["good"])  # and stays for who wants to look at it
+    assert sorted(file.name for file in folder.iterdir()) == ["good.json", "ours.torn"]
+    assert adoption.read(tree.host, "good") == [good]
 
 
 def test_originals_are_read_as_they_were_written(tree: Tree):

@@ -311,7 +311,6 @@ def test_two_operators_wait_for_each_other_on_different_nodes():
     assert spread["nodeTaintsPolicy"] == "Honor"
 
 
-
 def test_the_operator_is_given_every_setting_that_it_reads():
     (container,) = one("Deployment", OPERATOR)["spec"]["template"]["spec"]["containers"]
     tree = ast.parse((ROOT / "operator/main.py").read_text())
