@@ -42,7 +42,7 @@ def register(
 def _register_life(
     registry: kopf.OperatorRegistry, controller: Controller, election: Election, stop: asyncio.Event
 ) -> None:
-    """Register what happens once: credentials, start, stop, and what the kubelet's probe sees."""
+    """Register what happens once: credentials, the start, and what the kubelet's probe sees."""
 
     async def work() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -65,15 +65,6 @@ def _register_life(
             stop.set()
 
         memo.task.add_done_callback(ended)
-
-    @kopf.on.cleanup(registry=registry)
-    async def finish(memo: Any, **_: Any) -> None:
-        memo.task.cancel()
-        await asyncio.wait({memo.task})
-        try:
-            await controller.let_go()
-        finally:
-            await election.release()
 
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:

@@ -47,14 +47,26 @@ async def run() -> None:
     election.changed = controller.elected
     registry = kopf.OperatorRegistry()
     stop = asyncio.Event()
+    memo = kopf.Memo()
     register(registry, controller, election, stop)
-    await kopf.operator(
-        registry=registry,
-        stop_flag=stop,
-        standalone=True,
-        namespaces=[namespace],
-        liveness_endpoint=os.environ.get("HEALTH_ENDPOINT") or None,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            memo=memo,
+            stop_flag=stop,
+            standalone=True,
+            namespaces=[namespace],
+            liveness_endpoint=os.environ.get("HEALTH_ENDPOINT") or None,
+        )
+    finally:
+        # Not one of kopf's activities: those are left out where it failed, or was ended before it began.
+        if task := memo.get("task"):
+            task.cancel()
+            await asyncio.wait({task})
+        try:
+            await controller.let_go()
+        finally:
+            await election.release()
     if controller.died:
         raise controller.died
 

@@ -197,6 +197,9 @@ def test_a_store_from_before_hauberk_takes_nothing_from_a_kernel(before: Held):
 
 def test_hauberk_that_is_taken_away_leaves_profiles_loaded_and_objects_that_can_go(before: Held):
     ok(kubectl("delete", "--kustomize", "deploy/operator", "--timeout=60s"))
+    # Its pods end when the garbage collector comes to them, late where kinds have come and gone.
+    selector = "--selector=app.kubernetes.io/component=operator"
+    ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", selector, "--timeout=90s"))
     eventually(lambda: kubectl(*("get", *AGENTS, "--output=name")).stdout == "")
     assert_untouched(before)
     body = get("secprof", NAME)

@@ -64,6 +64,20 @@ def test_an_operator_that_is_taken_away_lets_everything_go(
     assert cluster.is_gone("securityprofiles", "deleted")
 
 
+def test_an_operator_that_could_not_begin_lets_everything_go_too(taking_away: Cluster, kubectl: Kubectl):
+    """It was started again after its rights were gone, and waits for what it may not read."""
+    cluster = taking_away
+    publish(cluster, "waited-for")
+    cluster.stop()
+    kubectl.ok("delete", "-k", str(DEPLOY / "operator"))
+    cluster.log.write_text("")
+    cluster.start()
+    eventually(lambda: "can't be read" in cluster.log.read_text())
+    assert finalizers(cluster, "waited-for") == FINALIZERS
+    cluster.stop()
+    assert finalizers(cluster, "waited-for") == []
+
+
 # -- the kinds go away ------------------------------------------------------------------------------
 
 
