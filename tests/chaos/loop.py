@@ -39,12 +39,14 @@ from tests.chaos.scene import (
 )
 from tests.chaos.verdict import Limits, Span, Verdict, judge
 from tests.chaos.watchers import watching
-from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, kubectl, remove
+from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, get, kubectl, lab, ok, remove
 from tests.e2e.prepared import install
 
 WHOLE_SECONDS = 150.0
 # Kubernetes' own, where the controller manager is not told another.
 GRACE_SECONDS = 50.0
+# Nodes that the lab may lose by itself in a run before it proves nothing any more.
+_MOST_FROZEN = 2
 AFTER_GRACE_SECONDS = 10.0
 WIDTH = 100
 # What was told last arrives within this time; see the measured delays.
@@ -79,9 +81,15 @@ class Result:
         return sum(one.lack is lack for one in self.complaints)
 
     @property
+    def wrong(self) -> bool:
+        """Return whether more was wrong than that somebody was absent."""
+        lacks = {one.lack for one in self.complaints}
+        return bool(self.verdict.red or self.verdict.red_lost or lacks - {Lack.ABSENT})
+
+    @property
     def good(self) -> bool:
         """Return whether nothing at all was wrong."""
-        return not (self.complaints or self.verdict.red or self.verdict.red_lost)
+        return not (self.complaints or self.wrong)
 
 
 @dataclass
@@ -141,6 +149,22 @@ class Chaos:
         kubectl("delete", "pods", "--all", f"--namespace={SYSTEM}", "--timeout=60s")
         return bool(within(WHOLE_SECONDS, lambda: not self.scene.lacking()))
 
+    def thaw(self, result: Result) -> list[str]:
+        """Restart nodes that the lab lost by itself, and return them: such a round is void.
+
+        See docs/lab.md: a program in it spins, and nothing else runs, not even its ssh server. Only where
+        nothing but somebody's absence was wrong is that taken for the reason.
+        """
+        if result.whole_after is not None or result.wrong:
+            return []
+        nodes = [one["metadata"]["name"] for one in get("nodes")["items"]]
+        frozen = [node for node in nodes if not answers(node)]
+        for node in frozen:
+            ok(lab("reboot", node))
+        if frozen:
+            self.results.remove(result)
+        return frozen
+
     def end(self) -> Result:
         """Delete every profile and return what is left of them."""
         scene = self.scene
@@ -191,6 +215,18 @@ def strike(scene: Scene, blows: Sequence[Blow]) -> list[Heal]:
     for thread in threads:
         thread.join()
     return [heal for _, heal in sorted(heals, key=lambda one: one[0])]
+
+
+def answers(node: str) -> bool:
+    """Return whether a node runs a command within some seconds, tried for half a minute."""
+
+    def runs() -> bool:
+        try:
+            return lab("exec", node, "--", "true", timeout=10).code == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+    return bool(within(30, runs))
 
 
 def attempted(scene: Scene, what: Callable[[], T]) -> T | None:
@@ -363,22 +399,31 @@ def main() -> int:
             f"(grace {grace_seconds():g} s), else not at all; tolerance of measuring {limits.tolerance:g} s"
         )
         say(delays_told("delay of the API's watch", api_delays(loop.scene)))
+        frozen: list[str] = []
         for one in rounds(asked.seed, asked.rounds, field_):
             result = loop.run(one)
             tell(f"{one.number}/{asked.rounds} seed {asked.seed}", result)
-            if result.whole_after is None and not loop.restart():
+            if lost := loop.thaw(result):
+                frozen += lost
+                say(f"void: {', '.join(lost)} had stopped by itself, and was restarted", "     ")
+            elif result.whole_after is None and not loop.restart():
                 say(f"not whole even after a restart, so no further rounds: {loop.scene.lacking()}")
+                break
+            if len(frozen) > _MOST_FROZEN:
+                say("the lab loses too many nodes by itself, so no further rounds")
                 break
         tell(f"seed {asked.seed}", loop.end())
         for node, kernel in loop.scene.kernels.items():
             say(delays_told(f"delay of {node}'s watcher, there and back", kernel.delays_since()))
-    return summed_up(loop.results, asked.seed)
+    return summed_up(loop.results, asked.seed, frozen)
 
 
-def summed_up(results: Sequence[Result], seed: int) -> int:
+def summed_up(results: Sequence[Result], seed: int, frozen: Sequence[str]) -> int:
     """Print the table and return the exit code."""
     print(*table(results), sep="\n")  # noqa: T201
-    good = all(one.good for one in results)
+    good = all(one.good for one in results) and len(frozen) <= _MOST_FROZEN
+    if frozen:
+        say(f"void rounds, for nodes that the lab lost by itself: {len(frozen)}")
     took = [one.seconds for one in results]
     say(f"seed {seed}: {'all good' if good else 'RED'}; {sum(took) / len(took):.1f} s a round")
     return 0 if good else 1

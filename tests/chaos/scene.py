@@ -194,7 +194,7 @@ class Scene:
             for one in [*nodes, *pods]
             if condition(one, "Ready").get("status") != "True" or one["metadata"].get("deletionTimestamp")
         ]
-        if len(pods) < len(nodes) + 1:
+        if len(pods) < len(nodes) + 2:  # the agents, and two operators
             found.append(f"{len(pods)} pods of Hauberk's on {len(nodes)} nodes")
         return [Complaint(Lack.ABSENT, text) for text in found]
 
