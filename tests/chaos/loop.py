@@ -160,6 +160,7 @@ class Chaos:
         nodes = [one["metadata"]["name"] for one in get("nodes")["items"]]
         frozen = [node for node in nodes if not answers(node)]
         for node in frozen:
+            ok(lab("crash", node))  # it hears nothing of an orderly end
             ok(lab("reboot", node))
         if frozen:
             self.results.remove(result)
