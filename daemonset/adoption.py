@@ -6,7 +6,6 @@ back.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -54,15 +53,15 @@ def _decoded(host: Host, profile: str) -> list[Original]:
 def set_aside(host: Host) -> list[NodeFault]:
     """Rename what is no list of originals, never trusted and never fatal; return a fault for each."""
     faults: list[NodeFault] = []
-    for file in (folder(host) / name for name in host.names(folder(host), "") if name.endswith(".json")):
+    for name in (name for name in host.names(folder(host), "") if name.endswith(".json")):
+        profile = name.removesuffix(".json")
         try:
-            _decoded(host, file.stem)
+            _decoded(host, profile)
         except _TORN as error:
-            with contextlib.suppress(OSError):  # a disk that can't be written: it is passed over all the same
-                file.replace(file.with_suffix(".torn"))
+            host.set_aside(folder(host), name)
             message = (
-                f"what {file.stem} took over from the host can't be given back, its file was set aside as "
-                f"adopted/{file.stem}.torn: {error}"
+                f"what {profile} took over from the host can't be given back, its file was set aside as "
+                f"adopted/{profile}.torn: {error}"
             )
             faults.append(NodeFault(Reason.STATE_TORN, message))
     return faults
@@ -91,7 +90,5 @@ def keep(host: Host, profiles: Collection[str]) -> None:
     torn = {Path(name).stem for name in host.names(host.state / "apparmor", "") if name.endswith(".torn")}
     for name in host.names(folder(host), ""):
         profile = name.removesuffix(".json")
-        if name.endswith(".torn"):
-            continue  # set aside
-        if profile not in profiles and profile not in torn:
+        if profile not in profiles and profile not in torn and not name.endswith(".torn"):
             host.delete(folder(host), name)

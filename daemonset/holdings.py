@@ -7,7 +7,6 @@ and it keeps the last good text where the API can't be reached.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -83,10 +82,10 @@ def read(host: Host) -> tuple[dict[str, Holding], list[NodeFault]]:
             faults.append(NodeFault(Reason.STATE_TORN, f"the record {file.name}: {error.strerror}"))
             continue
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            faults.append(_set_aside(file, str(error)))
+            faults.append(_set_aside(host, file, str(error)))
             continue
         if why := _refuse(holding) or _misplaced(holding, file):
-            faults.append(_set_aside(file, why))
+            faults.append(_set_aside(host, file, why))
             continue
         found[holding.profile] = holding
     return found, faults
@@ -157,7 +156,6 @@ def _files(records: Path) -> Iterator[Path]:
     yield from (file for file in entries if file.suffix == ".json")
 
 
-def _set_aside(file: Path, why: str) -> NodeFault:
-    with contextlib.suppress(OSError):  # a disk that can't be written: it is passed over all the same
-        file.replace(file.with_suffix(".torn"))
+def _set_aside(host: Host, file: Path, why: str) -> NodeFault:
+    host.set_aside(file.parent, file.name)
     return NodeFault(Reason.STATE_TORN, f"the record {file.name} was set aside as {file.stem}.torn: {why}")

@@ -262,6 +262,11 @@ class Host:
         if durable:
             sync_folder(folder)
 
+    def set_aside(self, folder: Path, name: str) -> None:
+        """Give a file the suffix `.torn`; on a disk that can't be written it stays, to be passed over."""
+        with contextlib.suppress(OSError):
+            (folder / name).replace((folder / name).with_suffix(".torn"))
+
     def read(self, folder: Path, name: str) -> bytes | None:
         """Return what a file holds; None where it can't be read."""
         try:

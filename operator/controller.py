@@ -140,7 +140,6 @@ class Controller:
     def elected(self) -> None:
         """Take note that this operator leads now, or waits."""
         self.repairs = None  # what happened while another one led, that one told
-        self.daemonset_applied = None
         self.wake.set()
 
     # --- the loop -----------------------------------------------------------------------------------------
