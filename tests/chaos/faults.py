@@ -151,15 +151,16 @@ def away(scene: Scene, blow: Blow) -> Callable[[], None]:
     began = time.monotonic()
     found = within(5, operator)
     # An operator that went with the node can't say what it does not see: only the general limit holds.
-    elsewhere = bool(found) and found["spec"]["nodeName"] != blow.node
+    reader: str = found["spec"]["nodeName"] if found else blow.node
 
     def back() -> None:
-        known = scene.histories.back_since(blow.node, began) if elsewhere else None
+        known = scene.histories.back_since(blow.node, began)
         # An orderly end takes its time: what the kernel holds is gone when the kernel is.
         gone = scene.histories.gone_since(blow.node, began) or began
-        scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, math.inf if known is None else known))
+        end = math.inf if known is None else known
+        scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, end, reader))
 
-    if not elsewhere:
+    if reader == blow.node:
         scene.happened.append(f"with the operator on {blow.node}")
     return back
 

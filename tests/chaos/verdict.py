@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 # Mode and hash of each profile that a kernel holds, by name.
@@ -82,12 +82,14 @@ class Strike:
         start: when it began.
         end: DRIFT: when it was done; AWAY: when the API knew that the node is back, with an operator there to
             read it; AGENTLESS: when the agent was Ready again.
+        reader: AWAY: where that operator is.
     """
 
     harm: Harm
     node: str
     start: float
     end: float = math.inf
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,19 @@ def judge(seen: Seen, during: Span, limits: Limits) -> Verdict:
         for duty in seen.duties
         for span in _unlike(readings.get(duty.node, []), duty.during, _fulfils(duty))
     )
+    strikes = tuple(_unread(seen.strikes))
     return Verdict(
-        tuple(_weighed(wrong, during, seen.strikes, limits)),
-        tuple(_weighed(lost, during, seen.strikes, limits)),
+        tuple(_weighed(wrong, during, strikes, limits)),
+        tuple(_weighed(lost, during, strikes, limits)),
         limits,
     )
+
+
+def _unread(strikes: Sequence[Strike]) -> Iterator[Strike]:
+    """Yield the strikes; that a node is back counts for nothing where the operator's own node went away."""
+    gone = {one.node for one in strikes if one.harm is Harm.AWAY}
+    for one in strikes:
+        yield replace(one, end=math.inf) if one.harm is Harm.AWAY and one.reader in gone else one
 
 
 def _claimed(claims: Sequence[Claim]) -> Iterator[tuple[Claim, Span]]:

@@ -205,6 +205,18 @@ CASES: dict[str, tuple[Seen, list[tuple[str, float, float, float]]]] = {
         ),
         [("n1", 10, 25, 6)],
     ),
+    "a report of an earlier boot, while the operator's own node is away": (
+        Seen(
+            [ready(1, OLD)],
+            held(0, OLD_HELD)
+            + held(10, {}, "n1")
+            + held(15, {"p": ("enforce", "of the boot")}, "n1")
+            + held(40, OLD_HELD, "n1"),
+            EXPECTED,
+            [Strike(Harm.AWAY, "n1", 10, 17, reader="n2"), Strike(Harm.AWAY, "n2", 12, reader="n2")],
+        ),
+        [("n1", 10, 40, 4)],
+    ),
 }
 
 
