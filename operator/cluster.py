@@ -110,8 +110,10 @@ class Cluster:
         except (httpx2.HTTPError, OSError) as error:
             raise _fault(f"{plural} can't be listed", error) from error
 
-    async def carry_out(self, write: Write) -> None:
-        """Do one write; one that someone else's change made moot is as good as done.
+    async def carry_out(self, write: Write) -> bool:
+        """Do one write; return False where someone else's change came first: then decide anew.
+
+        One whose object is gone is as good as done.
 
         Raises:
             ClusterFault: the API did not take it.
@@ -136,24 +138,26 @@ class Cluster:
         except ApiError as error:
             if error.status.code not in (_NOT_FOUND, _CONFLICT):
                 raise _fault(f"{type(write).__name__} was not taken", error) from error
+            return error.status.code == _NOT_FOUND
         except (httpx2.HTTPError, OSError) as error:
             raise _fault(f"{type(write).__name__} was not sent", error) from error
+        return True
 
     async def _is_gone(self, tombstone: ProfileRevision) -> bool:
-        """Return whether a SecurityProfile was deleted, as the API server knows it now, not as a watch said.
+        """Return whether a SecurityProfile was deleted, or is being so, as the API server knows it now.
 
-        What it is told of will be unloaded, so neither a late watch nor kinds that are going away may decide.
+        What it is told of will be unloaded, so neither a late watch nor kinds that go away may decide: they
+        are looked at last, for objects go after their kind is on its way.
         """
-        store = await self.store()
-        if store.terminating or store.installation != tombstone.spec.installation:
-            return False
         try:
-            body = await self.client.get(_Profiles, tombstone.spec.profile)
+            found = decode(SecurityProfile, await self.client.get(_Profiles, tombstone.spec.profile)).metadata
+            gone = found.uid != tombstone.spec.profile_uid or found.deletion_timestamp is not None
         except ApiError as error:
-            if error.status.code == _NOT_FOUND:
-                return True
-            raise
-        return decode(SecurityProfile, body).metadata.uid != tombstone.spec.profile_uid
+            if error.status.code != _NOT_FOUND:
+                raise
+            gone = True
+        store = await self.store()
+        return gone and not store.terminating and store.installation == tombstone.spec.installation
 
     async def store(self) -> Store:
         """Return where SecurityProfiles are kept now; a kind that is not served is as good as going away.

@@ -299,12 +299,15 @@ class Controller:
             await self._write_status(name, profile, status)
 
     async def _keep_tombstones(self, snapshot: Snapshot) -> None:
-        await self._carry_out(tombstones(snapshot))
+        for write in tombstones(snapshot):
+            await self._carry_out([write])
 
     async def _carry_out(self, writes: Iterable[Write]) -> None:
+        """Do writes up to the first that someone else came before: what follows rests on it."""
         for write in writes:
             log.info("write", what=type(write).__name__, object=_object_of(write))
-            await self.cluster.carry_out(write)
+            if not await self.cluster.carry_out(write):
+                return
 
     async def _tell_repairs(self, snapshot: Snapshot) -> None:
         """Record an Event for what agents repaired; what they told before this operator started is old."""

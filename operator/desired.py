@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..crds.models import Placement, ProfileRevision, SecurityProfile
+from ..crds.models import Backend, Placement, ProfileRevision, SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..crds.reasons import NodeState
 from .publish import (
@@ -106,9 +106,10 @@ def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:
     yield from waiting
     if waiting or nodes_still_holding(profile.metadata.name, snapshot):
         return
+    # First, so that a node that comes back before the object is gone still finds out what became of it.
+    yield RemoveFinalizer(profile)
     for one in revisions:
         yield DeleteRevision(one.metadata.name)
-    yield RemoveFinalizer(profile)
 
 
 def _withdrawn(before: Placement, profile: SecurityProfile) -> Placement:
@@ -145,20 +146,45 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
     """Return the writes that tell agents of profiles whose deletion they missed, and that end such telling.
 
     An agent that finds no revision for what it holds unloads nothing: absence is not deletion. It reports
-    an orphan. Only one of this very store, which has no object of that UID any more, was deleted.
+    an orphan. Only one of this very store, which has no object of that UID any more, was deleted; one whose
+    object is being deleted and lost its revisions is as well.
     """
-    alive = {profile.metadata.uid for profile in snapshot.profiles.values()}
+    published = [one.spec for one in snapshot.revisions.values() if one.spec.content != NO_CONTENT]
+    speaking = {spec.profile_uid for spec in published}
+    alive = {
+        profile.metadata.uid
+        for profile in snapshot.profiles.values()
+        if not profile.metadata.deletion_timestamp or profile.metadata.uid in speaking
+    }
     needed: dict[str, ProfileRevision] = {}
-    for report in snapshot.reports.values():
-        section = report.status.app_armor
-        for profile, orphan in (section.orphans if section else {}).items():
+    for section in _sections(snapshot):
+        for profile, orphan in section.orphans.items():
             if orphan.installation and orphan.installation == snapshot.store.installation:
                 stone = tombstone(profile, orphan)
                 if orphan.uid not in alive:
                     needed[stone.metadata.name] = stone
-    there = {one.metadata.name for one in snapshot.revisions.values() if one.spec.content == NO_CONTENT}
+    there = {name: one.spec for name, one in snapshot.revisions.items() if one.spec.content == NO_CONTENT}
+    contents = {(spec.profile, spec.content.digest) for spec in published}
+    # An agent that was told reports no orphan any more, but it may have to wait for a task to end.
+    waited = {
+        name
+        for name, spec in there.items()
+        if spec.profile_uid not in alive
+        and spec.installation == snapshot.store.installation
+        and _held_unpublished(spec.profile, contents, snapshot)
+    }
     writes: list[Write] = [Entomb(stone) for name, stone in sorted(needed.items()) if name not in there]
-    return writes + [DeleteRevision(name) for name in sorted(there - needed.keys())]
+    return writes + [DeleteRevision(name) for name in sorted(there.keys() - needed.keys() - waited)]
+
+
+def _held_unpublished(profile: str, contents: set[tuple[str, str]], snapshot: Snapshot) -> bool:
+    """Return whether a node holds content of a profile that no revision carries any more."""
+    held = (section.profiles.get(profile) for section in _sections(snapshot))
+    return any(entry is not None and (profile, entry.partition("/")[0]) not in contents for entry in held)
+
+
+def _sections(snapshot: Snapshot) -> list[Backend]:
+    return [one.status.app_armor for one in snapshot.reports.values() if one.status.app_armor]
 
 
 def _superseded(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:

@@ -214,4 +214,27 @@ def test_a_deletion_is_forced_by_the_annotation(cluster: Cluster):
     for node in ("one", "two"):
         cluster.report(node)
     eventually(lambda: cluster.is_gone("securityprofiles", "held"))
-    assert not cluster.revisions("held")
+    eventually(lambda: not cluster.revisions("held"))
+
+
+def test_a_deletion_goes_on_where_its_revisions_were_lost(cluster: Cluster):
+    digest = publish(cluster, "bereft")
+    uid = cluster.get("securityprofiles", "bereft")["metadata"]["uid"]
+    cluster.stop()
+    cluster.delete("securityprofiles", "bereft")
+    for one in cluster.revisions("bereft"):
+        cluster.delete("profilerevisions", one["metadata"]["name"])
+    cluster.report("one", {"bereft": orphan(uid, cluster.installation())}, bereft=digest)
+    cluster.report("two")
+    cluster.start()
+    (stone,) = eventually(lambda: cluster.revisions("bereft"))
+    assert stone["spec"]["placement"]["withdrawn"] is True
+
+    cluster.report("one", bereft=digest)  # told, and a task is confined by it
+    everything_is_seen(cluster)
+    assert cluster.revisions("bereft") == [stone]
+    assert cluster.ready("bereft") == ("False", "Terminating")
+
+    cluster.report("one")
+    eventually(lambda: cluster.is_gone("securityprofiles", "bereft"))
+    eventually(lambda: not cluster.revisions("bereft"))

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hauberk.crds.errors import ClusterFault
-from hauberk.crds.models import ProfileStatus, SecurityProfile
+from hauberk.crds.models import ProfileStatus, RevisionSpec, SecurityProfile, encode
 from hauberk.crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from hauberk.crds.reasons import Reason
 from hauberk.operator import controller as controllers
@@ -36,6 +37,7 @@ class Api:
         self.stores = 0
         self.going = False
         self.taken = True
+        self.late: set[type[Write]] = set()
 
     async def store(self) -> Store:
         self.stores += 1
@@ -52,7 +54,7 @@ class Api:
                 self.while_listing()
             yield body
 
-    async def carry_out(self, write: Write) -> None:
+    async def carry_out(self, write: Write) -> bool:
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, Entomb) and "tombstones" in self.refused:
@@ -63,6 +65,7 @@ class Api:
                 if one["metadata"]["name"] == write.profile.metadata.name:
                     kept = [name for name in one["metadata"]["finalizers"] if name != FINALIZER]
                     one["metadata"]["finalizers"] = kept
+        return type(write) not in self.late
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         if f"{name}/status" in self.refused:
@@ -359,6 +362,30 @@ async def test_the_store_is_asked_before_a_deletion_means_anything(api: Api, par
     await controller.reconcile()
     assert [type(write) for write in api.writes] == [RemoveFinalizer]
     assert api.stores == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_profile_keeps_its_revision_until_its_finalizer_is_gone(api: Api, parser: Parser, late: bool):
+    """Where that is not taken, a node that comes back still finds out that the profile was deleted."""
+    controller = controller_of(api, parser)
+    controller.store = api.where
+    controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await judged(controller)
+    await controller.reconcile()
+    (create,) = api.writes
+    assert isinstance(create, CreateRevision)
+    revision = encode(msgspec.structs.replace(create.revision, spec=withdrawn(create.revision.spec)))
+    controller.seen(PROFILE_REVISIONS, create.revision.metadata.name, revision, deleted=False)
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    api.writes.clear()
+    api.late = {RemoveFinalizer} if late else set()
+    await controller.reconcile()
+    expected = [RemoveFinalizer] if late else [RemoveFinalizer, DeleteRevision]
+    assert [type(write) for write in api.writes] == expected
+
+
+def withdrawn(spec: RevisionSpec) -> RevisionSpec:
+    return msgspec.structs.replace(spec, placement=msgspec.structs.replace(spec.placement, withdrawn=True))
 
 
 async def test_where_the_store_can_not_be_asked_no_deletion_goes_on(api: Api, parser: Parser):

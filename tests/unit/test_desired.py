@@ -438,7 +438,8 @@ def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
                 revisions.pop(name, None)  # one that is gone is as good as deleted
             case Entomb(stone):
                 assert stone.metadata.name not in revisions
-                assert stone.spec.profile_uid not in {one.metadata.uid for one in profiles.values()}
+                asked_for = [one for one in profiles.values() if one.metadata.deletion_timestamp is None]
+                assert stone.spec.profile_uid not in {one.metadata.uid for one in asked_for}
                 revisions[stone.metadata.name] = stone
     return replace(snapshot, profiles=profiles, revisions=revisions)
 
@@ -549,7 +550,14 @@ def of_kind(snapshot: Snapshot, kind: type[Write]) -> list[str]:
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
 def test_only_what_this_store_lost_is_entombed(snapshot: Snapshot):
-    alive = {profile.metadata.uid for profile in snapshot.profiles.values()}
+    published = {
+        one.spec.profile_uid for one in snapshot.revisions.values() if one.spec.content != NO_CONTENT
+    }
+    alive = {
+        profile.metadata.uid
+        for profile in snapshot.profiles.values()
+        if profile.metadata.deletion_timestamp is None or profile.metadata.uid in published
+    }
     here = snapshot.store.installation
     orphans = {
         (profile, orphan.uid)
@@ -573,7 +581,20 @@ def test_only_what_this_store_lost_is_entombed(snapshot: Snapshot):
                 assert snapshot.revisions[name].spec.content == NO_CONTENT
             case _:
                 pytest.fail(f"not a tombstone's: {write}")
-    assert settled_stones(snapshot) == {(profile, uid) for profile, uid in orphans if uid not in alive}
+    needed = {(profile, uid) for profile, uid in orphans if uid not in alive}
+    before = {
+        (one.spec.profile, one.spec.profile_uid)
+        for one in snapshot.revisions.values()
+        if one.spec.content == NO_CONTENT and one.spec.installation == here
+    }
+    held = {
+        profile
+        for report in snapshot.reports.values()
+        if report.status.app_armor
+        for profile in report.status.app_armor.profiles
+    }
+    waited = {(profile, uid) for profile, uid in before if uid not in alive and profile in held}
+    assert needed <= settled_stones(snapshot) <= needed | waited
 
 
 STONE = tombstone_name("p", "uid")
@@ -606,6 +627,56 @@ def test_a_tombstone_is_for_what_this_store_knows_to_be_deleted(
             "installation": installation,
             "nodes": {"n1": {}, "n2": {}},
             "reports": {node: {"orphans": {"p": orphan} if orphan else {}} for node in ("n1", "n2")},
+        }
+    )
+    assert [told(write).split(": ")[0] for write in tombstones(snapshot)] == writes
+
+
+@pytest.mark.parametrize(
+    ("holds", "alive", "stays"),
+    [
+        ({"p": "v1"}, [], True),  # told, and waiting for a task to end
+        ({}, [], False),
+        ({"p": "v1"}, ["uid"], False),  # it is back, as in an etcd that was restored
+        ({"p": "v2"}, ["another"], False),  # its successor has loaded its own
+        ({"p": "v1"}, ["another"], True),  # its successor waits for it
+        ({"other": "v1"}, [], False),
+    ],
+)
+def test_a_tombstone_stays_until_no_node_holds_what_it_is_of(
+    holds: dict[str, str], alive: list[str], stays: bool
+):
+    snapshot = a_cluster(
+        {
+            "profiles": {"p": {"text": "v2", "uid": alive[0]}} if alive else {},
+            "revisions": [
+                {"profile": "p", "tombstone": "uid"},
+                *({"profile": "p", "text": "v2", "uid": uid} for uid in alive),
+            ],
+            "nodes": {"n1": {}},
+            "reports": {"n1": {"holds": holds}},
+        }
+    )
+    assert [told(write) for write in tombstones(snapshot)] == ([] if stays else [f"DeleteRevision {STONE}"])
+
+
+@pytest.mark.parametrize(
+    ("revisions", "writes"),
+    [
+        ([], [f"Entomb {STONE}"]),
+        ([{"profile": "p", "text": "v1", "uid": "uid", "withdrawn": True}], []),
+    ],
+)
+def test_a_profile_that_is_being_deleted_and_lost_its_revisions_gets_a_tombstone(
+    revisions: list[dict[str, Any]], writes: list[str]
+):
+    """A node that was away at its deletion came back before the finalizer went, and waited for ever."""
+    snapshot = a_cluster(
+        {
+            "profiles": {"p": {"text": "v1", "uid": "uid", "deleted": True}},
+            "revisions": revisions,
+            "nodes": {"n1": {}},
+            "reports": {"n1": {"holds": {"p": "v1"}, "orphans": {"p": "uid"}}},
         }
     )
     assert [told(write).split(": ")[0] for write in tombstones(snapshot)] == writes

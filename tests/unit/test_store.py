@@ -29,8 +29,9 @@ class Api:
             self.asked()
         return kept
 
-    async def carry_out(self, write: Write) -> None:
+    async def carry_out(self, write: Write) -> bool:
         self.writes.append(write)
+        return True
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         del name, status
