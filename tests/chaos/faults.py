@@ -152,16 +152,20 @@ def away(scene: Scene, blow: Blow) -> Callable[[], None]:
     found = within(5, operator)
     # An operator that went with the node can't say what it does not see: only the general limit holds.
     reader: str = found["spec"]["nodeName"] if found else blow.node
+    there = within(5, lambda: pods_of("operator")) or []
+    operators = frozenset(one["spec"].get("nodeName", "") for one in there)
 
     def back() -> None:
         known = scene.histories.back_since(blow.node, began)
         # An orderly end takes its time: what the kernel holds is gone when the kernel is.
         gone = scene.histories.gone_since(blow.node, began) or began
         end = math.inf if known is None else known
-        scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, end, reader))
+        scene.strikes.append(Strike(Harm.AWAY, blow.node, gone, end, reader, operators))
 
     if reader == blow.node:
         scene.happened.append(f"with the operator on {blow.node}")
+    elif blow.node in operators:
+        scene.happened.append(f"with the one that waits on {blow.node}")
     return back
 
 

@@ -397,7 +397,8 @@ def main() -> int:
         limits = loop.limits
         say(
             f"Ready may be wrong for {limits.drift:g} s after drift, {limits.away:g} s after a node is gone "
-            f"(grace {grace_seconds():g} s), else not at all; tolerance of measuring {limits.tolerance:g} s"
+            f"(grace {grace_seconds():g} s; {limits.leaderless:g} s more with the nodes of both operators), "
+            f"else not at all; tolerance of measuring {limits.tolerance:g} s"
         )
         say(delays_told("delay of the API's watch", api_delays(loop.scene)))
         frozen: list[str] = []

@@ -83,6 +83,8 @@ class Strike:
         end: DRIFT: when it was done; AWAY: when the API knew that the node is back, with an operator there to
             read it; AGENTLESS: when the agent was Ready again.
         reader: AWAY: where that operator is.
+        operators: AWAY: where all operators are, that one and those that wait.
+        leaderless: AWAY: all of those nodes went away, so nobody could follow.
     """
 
     harm: Harm
@@ -90,6 +92,8 @@ class Strike:
     start: float
     end: float = math.inf
     reader: str = ""
+    operators: frozenset[str] = frozenset()
+    leaderless: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ class Limits:
         drift: after a change by someone else on a reachable node, to the repair or to Ready=False; and after
             the API knew that a node is back.
         away: after a node lost its power or its link.
+        leaderless: and so much more where every operator's node was among those: one has to start again,
+            and to wait for the end of the Lease that it finds.
         agentless: after an agent was killed, for drift that it could not see: as long as the product trusts
             the last report of an agent that is down, and 10 s.
         tolerance: of the measuring.
@@ -117,6 +123,7 @@ class Limits:
 
     drift: float = 2.0
     away: float = 60.0
+    leaderless: float = 30.0
     agentless: float = 100.0
     tolerance: float = 0.3
 
@@ -211,7 +218,11 @@ def _unread(strikes: Sequence[Strike]) -> Iterator[Strike]:
     """Yield the strikes; that a node is back counts for nothing where the operator's own node went away."""
     gone = {one.node for one in strikes if one.harm is Harm.AWAY}
     for one in strikes:
-        yield replace(one, end=math.inf) if one.harm is Harm.AWAY and one.reader in gone else one
+        if one.harm is Harm.AWAY and one.reader in gone:
+            nobody = bool(one.operators) and one.operators <= gone
+            yield replace(one, end=math.inf, leaderless=nobody)
+        else:
+            yield one
 
 
 def _claimed(claims: Sequence[Claim]) -> Iterator[tuple[Claim, Span]]:
@@ -280,7 +291,8 @@ def _allowed(window: Span, strikes: Sequence[Strike], limits: Limits) -> Iterato
     for strike in strikes:
         match strike.harm:
             case Harm.AWAY:
-                yield Span(strike.start, min(strike.start + limits.away, strike.end + limits.drift))
+                away = limits.away + (limits.leaderless if strike.leaderless else 0.0)
+                yield Span(strike.start, min(strike.start + away, strike.end + limits.drift))
             case Harm.DRIFT:
                 # What else changes a kernel later is not this drift's doing.
                 if strike.start <= window.start <= strike.end + limits.tolerance:

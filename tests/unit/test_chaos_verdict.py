@@ -217,6 +217,27 @@ CASES: dict[str, tuple[Seen, list[tuple[str, float, float, float]]]] = {
         ),
         [("n1", 10, 40, 4)],
     ),
+    "the nodes of all operators away": (
+        Seen(
+            [ready(1, OLD)],
+            held(0, OLD_HELD) + held(10, {}, "n1") + held(70, OLD_HELD, "n1"),
+            EXPECTED,
+            [
+                Strike(Harm.AWAY, "n1", 10, 17, "n2", frozenset({"n1", "n2"})),
+                Strike(Harm.AWAY, "n2", 12, math.inf, "n2", frozenset({"n1", "n2"})),
+            ],
+        ),
+        [("n1", 10, 70, 4)],
+    ),
+    "the node of one of two operators away": (
+        Seen(
+            [ready(1, OLD)],
+            held(0, OLD_HELD) + held(10, {}, "n1") + held(40, OLD_HELD, "n1"),
+            EXPECTED,
+            [Strike(Harm.AWAY, "n1", 10, math.inf, "n1", frozenset({"n1", "n3"}))],
+        ),
+        [("n1", 10, 40, 4)],
+    ),
 }
 
 
