@@ -91,6 +91,12 @@ class Policy(Model, frozen=True, kw_only=True):
     policy: str
 
 
+class Template(Model, frozen=True, kw_only=True):
+    """Turns jinja2 on for the policy; `values` is what its author hands to it."""
+
+    values: dict[str, Any] = {}
+
+
 class ProfileSpec(Model, frozen=True, kw_only=True):
     """What the user wants."""
 
@@ -98,6 +104,7 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
     app_armor: AppArmor | None = None
     selinux: Policy | None = None
     seccomp: Policy | None = None
+    template: Template | None = None
     node_selector: NodeSelector = NodeSelector()
     suspend: bool = False
     # take over profiles of these names that the host owns, and give them back: needs a verb of its own
@@ -166,11 +173,23 @@ class SecurityProfile(Model, frozen=True, kw_only=True):
 
 
 class Text(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """One rendered policy and the kernel names it defines (hats and children as `parent//child`)."""
+    """One rendered policy and the kernel names it defines (hats and children as `parent//child`).
 
-    facts: str = ANY_FACTS
+    `facts` are the kinds of nodes that it is for: `facts.facts_key` of each, or ANY_FACTS.
+    """
+
+    id: str
+    facts: list[str] = msgspec.field(default_factory=lambda: [ANY_FACTS])
     text: str
     names: list[str]
+
+
+class Unrendered(Model, frozen=True, kw_only=True):
+    """Kinds of nodes for which a template makes no text that can be loaded, and why."""
+
+    facts: list[str]
+    reason: str
+    message: str
 
 
 class Content(Model, frozen=True, kw_only=True):
@@ -214,6 +233,8 @@ class RevisionSpec(Model, frozen=True, kw_only=True):
     # which store of SecurityProfiles it comes from: the UID of their CustomResourceDefinition
     installation: str = ""
     content: Content = Content()
+    # not part of the content: a later version may render what this one can't
+    unrendered: list[Unrendered] = []
     placement: Placement
 
 
@@ -235,10 +256,28 @@ class OperatingSystem(Model, frozen=True, kw_only=True):
 
 
 class AppArmorFacts(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """What the kernel's AppArmor can do: `features` is a digest of its feature tree."""
+    """What the kernel's AppArmor can do: the names of its feature tree, and a digest of all of it."""
 
-    features: str = ""
+    features: list[str] = []
+    features_digest: str = ""
     enabled: bool = False
+    # the newest policy ABI that the node's own AppArmor package knows; empty where it has none
+    host_parser: str = ""
+
+
+class SELinuxFacts(Model, frozen=True, kw_only=True):
+    """What SELinux is on the node; empty where the kernel runs without."""
+
+    policy: str = ""
+    mls: bool = False
+    mode: str = ""
+
+
+class Runtime(Model, frozen=True, kw_only=True):
+    """The container runtime, as the kubelet reports it."""
+
+    name: str = ""
+    version: str = ""
 
 
 class Facts(Model, frozen=True, kw_only=True):
@@ -249,6 +288,8 @@ class Facts(Model, frozen=True, kw_only=True):
     arch: str = ""
     lsms: list[str] = []
     app_armor: AppArmorFacts = AppArmorFacts()
+    selinux: SELinuxFacts = SELinuxFacts()
+    runtime: Runtime = Runtime()
 
 
 class Problem(Model, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 GROUP = "hauberk.dev"
 VERSION = "v1alpha1"
@@ -33,6 +35,9 @@ CONTRACT = 1
 # The key of a text that fits every node: what a policy without a template has.
 ANY_FACTS = "any"
 
+# Behind the revision in a node's report: the kernel holds a text that it has for other kinds of nodes.
+OF_OTHER_KIND = "~"
+
 # Profiles of container runtimes. Replacing one of them would change every container of a node, so no
 # SecurityProfile may define them: docker-default (moby profiles/apparmor), cri-containerd.apparmor.d
 # (containerd internal/cri), crio-default (cri-o internal/config/apparmor), the others are the programs'
@@ -55,14 +60,29 @@ PROTECTED = frozenset(
 )
 
 
-def digest(profile_type: str, policy: str, mode: str, *, allow_attachment: bool = False) -> str:
-    """Return the first ten hex digits of the SHA-256 over what the user wrote.
+def digest(
+    profile_type: str,
+    policy: str,
+    mode: str,
+    *,
+    allow_attachment: bool = False,
+    values: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the first ten hex digits of the SHA-256 over what the user wrote; `values`: of a template.
 
     It names the content of a revision: the same source, mode and right to attach give the same revision, so
     going back to an old policy reuses it. Forty bits: a clash within one profile's history is not a concern.
     """
-    source = json.dumps([profile_type, policy, mode, allow_attachment or None], ensure_ascii=False)
+    written: list[Any] = [profile_type, policy, mode, allow_attachment or None]
+    if values is not None:
+        written.append(values)
+    source = json.dumps(written, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(source.encode()).hexdigest()[:10]
+
+
+def text_id(text: str) -> str:
+    """Return what identifies a text among those of its revision."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def tombstone_name(profile: str, uid: str) -> str:

@@ -16,6 +16,8 @@ class Reason(StrEnum):
     POLICY_REFUSED = "PolicyRefused"  # the parser's verdict, with its words
     POLICY_TOO_LARGE = "PolicyTooLarge"
     POLICY_TOO_SLOW = "PolicyTooSlow"  # the parser met a limit of time or memory
+    ADVICE = "Advice"  # allowed, and probably not meant
+    TEMPLATE_REFUSED = "TemplateRefused"  # jinja2's verdict, with its words
     POLICY_EMPTY = "PolicyEmpty"  # it parses and defines nothing
     INCLUDE_REFUSED = "IncludeRefused"
     ATTACHMENT_REFUSED = "AttachmentRefused"  # it would confine programs of the host by their path

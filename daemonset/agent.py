@@ -19,6 +19,7 @@ import structlog
 import tenacity
 
 from ..crds.errors import ClusterFault, Fault, InputFault
+from ..crds.facts import facts_key
 from ..crds.models import Backend, Facts, Problem, ProfileNode, ProfileRevision, Remark
 from ..crds.reasons import Reason
 from ..profiles.parser import fault_message
@@ -29,7 +30,7 @@ from .compiling import Compiling
 from .drift import Drift
 from .holdings import Holding
 from .host import Host
-from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan
+from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan, text_for
 
 log = structlog.get_logger()
 
@@ -121,6 +122,9 @@ class Agent:
 
     def _node_seen(self, nodes: Mapping[str, NodeObject]) -> None:
         self.node_object = nodes.get(self.node)
+        if self.node_object:
+            runtime = facts.runtime(self.node_object.status.node_info.container_runtime_version)
+            self.facts = msgspec.structs.replace(self.facts, runtime=runtime)
         self.wake.set()
 
     def _revisions_seen(self, revisions: Mapping[str, ProfileRevision]) -> None:
@@ -230,11 +234,9 @@ class Agent:
             if name in self.present or one.spec.profile in self.holdings
         }
         if self.untidy and not self.unrecorded and not compiling.tasks:
-            texts = [
-                (text.text, one.spec.content.mode)
-                for one in self.revisions.values()
-                for text in one.spec.content.texts
-            ]
+            kind = facts_key(self.facts)
+            found = [(text_for(one, kind), one.spec.content.mode) for one in self.revisions.values()]
+            texts = [(text.text, mode) for text, mode in found if text]
             backend.settle(self.holdings.values(), texts)
             self.untidy = False
 
@@ -252,6 +254,7 @@ class Agent:
             boot_files=backend.boot_files(),
             unrecorded=frozenset(self.unrecorded),
             refused={key: one.problem for key, one in self.refused.items() if one.until > now},
+            kind=facts_key(self.facts),
         )
 
     # --- steps --------------------------------------------------------------------------------------------
@@ -351,6 +354,7 @@ class Agent:
         told = report.Told(
             problems=problems | dict(decided.problems),
             orphans=decided.orphans,
+            of_other_kind=decided.of_other_kind,
             drifts=self.drifts,
             remarks=self.remarks,
         )

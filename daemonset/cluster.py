@@ -41,10 +41,23 @@ _NOT_FOUND, _GONE = 404, 410
 Unreachable = (httpx2.HTTPError, OSError, TimeoutError)
 
 
+class NodeInfo(Model, frozen=True):
+    """What the kubelet says of its machine."""
+
+    container_runtime_version: str = ""
+
+
+class NodeObjectStatus(Model, frozen=True):
+    """The part of a Node's status that the agent reads."""
+
+    node_info: NodeInfo = NodeInfo()
+
+
 class NodeObject(Model, frozen=True):
     """The part of a Node that the agent reads."""
 
     metadata: Metadata
+    status: NodeObjectStatus = NodeObjectStatus()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ Stamp = tuple[int, int, int, int]
 
 _OURS = host_file("")
 _UNFINISHED = ".new"
+# Longer ones (capabilities, signals) say what there is, not what the kernel asks AppArmor for.
+_SHORT_MASK = 12
 _SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*\Z")
 
 
@@ -91,7 +93,25 @@ class Host:
         """Return the node's os-release(5), empty where it has none."""
         return _read(self.os_release)
 
-    def features(self) -> str:
+    def features(self) -> list[str]:
+        """Return the names in the kernel's AppArmor feature tree: folders, switches that are on, short masks.
+
+        The words of a mask stand in its place: `namespaces/mask` with `userns_create` is
+        `namespaces/userns_create`.
+        """
+        root = self.apparmor / "features"
+        found: set[str] = set()
+        for file in (path for path in root.rglob("*") if path.is_file()):
+            name = file.relative_to(root)
+            words = _read(file).split()
+            if name.name == "mask":
+                found |= {f"{name.parent}/{word}" for word in words if len(words) <= _SHORT_MASK}
+            elif words != ["no"]:
+                found.add(str(name))
+            found |= {str(folder) for folder in name.parents if folder.name}
+        return sorted(found)
+
+    def features_digest(self) -> str:
         """Return a digest of the kernel's AppArmor feature tree: equal digests compile to equal policy."""
         tree = hashlib.sha256()
         root = self.apparmor / "features"

@@ -116,7 +116,7 @@ class Snapshot:
     Attributes:
         revisions: every ProfileRevision of this backend's type.
         labels: of this node.
-        facts_key: the key of this node's facts among a revision's texts.
+        kind: of this node, as a revision's texts name the kinds that they are for (`facts_key`).
         holdings: what the agent recorded, by profile.
         kernel: what the kernel holds, by name.
         boot_id: of this boot.
@@ -133,16 +133,24 @@ class Snapshot:
     boot_files: Mapping[str, str] = field(default_factory=dict[str, str])
     unrecorded: frozenset[str] = frozenset()
     refused: Mapping[Key, Problem] = field(default_factory=dict[Key, Problem])
-    facts_key: str = ANY_FACTS
+    kind: str = ANY_FACTS
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps to take, the problems that no step can mend, and what is held without a revision, by profile."""
+    """What is to be done, and what there is to tell.
+
+    Attributes:
+        steps: to take, in this order.
+        problems: that no step can mend, by profile.
+        orphans: profiles that are held without a revision.
+        of_other_kind: profiles held with a text that their revision has for other kinds of nodes.
+    """
 
     steps: tuple[Step, ...]
     problems: Mapping[str, Problem]
     orphans: frozenset[str] = frozenset()
+    of_other_kind: frozenset[str] = frozenset()
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -160,7 +168,10 @@ def plan(snapshot: Snapshot) -> Plan:
             problems[profile] = problem
     steps.sort(key=lambda step: _ORDER[type(step)])
     orphans = {name for name, one in snapshot.holdings.items() if _orphan(one, wanted.get(name, []))}
-    return Plan(tuple(steps), problems, frozenset(orphans))
+    other = {
+        name for name, one in snapshot.holdings.items() if _of_other_kind(one, wanted.get(name, []), snapshot)
+    }
+    return Plan(tuple(steps), problems, frozenset(orphans), frozenset(other))
 
 
 # What goes away goes first: a profile may take over a name that another gives up. The disk comes last: what
@@ -196,6 +207,18 @@ def _orphan(holding: Holding, revisions: list[ProfileRevision]) -> bool:
     gone = _withdrawn(revisions)
     told = holding.uid in gone or any(one.spec.profile_uid not in gone for one in revisions)
     return not told and not holding.released
+
+
+def _of_other_kind(holding: Holding, revisions: list[ProfileRevision], snapshot: Snapshot) -> bool:
+    """Return whether a held text is not the one that its revision has for this kind of node.
+
+    So it is for a moment after the node changed: a new kernel, a new release of its distribution.
+    """
+    for one in revisions:
+        if (one.spec.content.digest, one.spec.profile_uid) == (holding.revision, holding.uid):
+            text = text_for(one, snapshot.kind)
+            return text is None or text.text != holding.text
+    return False
 
 
 def _one(
@@ -265,17 +288,17 @@ def _newest_that_works(
     good = holding if holding and not holding.released else None
     for revision in revisions:
         digest = revision.spec.content.digest
-        text = _text(revision, snapshot.facts_key)
+        text = text_for(revision, snapshot.kind)
         refusal = snapshot.refused.get(Key("load", profile, digest))
         if text is None:
-            refusal = _problem(revision, Reason.AWAITING_RENDER, "no text of this revision fits the node yet")
+            refusal = _unrendered(revision, snapshot.kind)
         if text is None or refusal:
             problem = problem or refusal
             if good:
                 return _repair(good, snapshot), problem
             continue
-        held = (good.revision, good.uid, good.installation) if good else None
-        if good and held == (digest, revision.spec.profile_uid, revision.spec.installation):
+        held = (good.revision, good.uid, good.installation, good.text) if good else None
+        if good and held == (digest, revision.spec.profile_uid, revision.spec.installation, text.text):
             return _repair(good, snapshot), problem
         return _load(revision, text.text, adopt=revisions[0].spec.placement.adopt), problem
     return (_going(holding, snapshot) if holding else None), problem
@@ -295,9 +318,20 @@ def _load(revision: ProfileRevision, text: str, *, adopt: bool) -> Load:
     )
 
 
-def _text(revision: ProfileRevision, facts_key: str) -> Text | None:
-    texts = {text.facts: text for text in revision.spec.content.texts}
-    return texts.get(facts_key) or texts.get(ANY_FACTS)
+def text_for(revision: ProfileRevision, kind: str) -> Text | None:
+    """Return the text that a revision has for a kind of node; None: none yet, or none at all."""
+    texts = revision.spec.content.texts
+    fitting = (one for wanted in (kind, ANY_FACTS) for one in texts if wanted in one.facts)
+    return next(fitting, None)
+
+
+def _unrendered(revision: ProfileRevision, kind: str) -> Problem:
+    for one in revision.spec.unrendered:
+        if kind in one.facts:
+            return Problem(revision=revision.spec.content.digest, reason=one.reason, message=one.message)
+    return _problem(
+        revision, Reason.AWAITING_RENDER, "the template is still to be rendered for this kind of node"
+    )
 
 
 def _problem(revision: ProfileRevision, reason: Reason, message: str) -> Problem:

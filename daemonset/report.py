@@ -20,6 +20,7 @@ from ..crds.models import (
     Remark,
     Repairs,
 )
+from ..crds.names import OF_OTHER_KIND
 from ..crds.reasons import Reason
 from ..profiles.parser import plain
 from .drift import Drift
@@ -40,12 +41,14 @@ class Told:
     Attributes:
         problems: by profile.
         orphans: profiles that are held and that no revision speaks of.
+        of_other_kind: profiles that are held with a text for other kinds of nodes.
         drifts: what others did, by profile.
         remarks: on the node itself.
     """
 
     problems: Mapping[str, Problem] = field(default_factory=dict[str, Problem])
     orphans: frozenset[str] = frozenset()
+    of_other_kind: frozenset[str] = frozenset()
     drifts: Mapping[str, Drift] = field(default_factory=dict[str, Drift])
     remarks: Sequence[Remark] = ()
 
@@ -69,7 +72,8 @@ def backend(
             continue
         first = kernel[holding.names[0]]
         digest = (first.digest or "-")[:DIGEST_LENGTH]
-        profiles[name] = f"{holding.revision}/{first.mode}/{digest}"
+        mark = OF_OTHER_KIND if name in told.of_other_kind else ""
+        profiles[name] = f"{holding.revision}{mark}/{first.mode}/{digest}"
     return Backend(
         profiles=profiles,
         problems=dict(sorted(problems.items())[:PROBLEMS]),

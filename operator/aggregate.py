@@ -12,10 +12,11 @@ from typing import Any
 
 from ..crds.models import Condition, Counts, Failure, ProfileStatus, SecurityProfile, Summary
 from ..crds.reasons import NodeState, Reason
+from ..profiles.check import Accepted
 from .desired import wants_new_content
 from .publish import judgement, placement, policy_of
 from .rollout import OnNode, nodes_still_holding, on_nodes
-from .snapshot import Accepted, Refusal, Snapshot
+from .snapshot import Refusal, Snapshot
 
 FAILURES = 10
 
@@ -38,7 +39,8 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
     wanted = revisions[0].spec if revisions else None
     states = on_nodes(wanted, snapshot) if wanted else []
     counts = count(states)
-    names = list(wanted.content.texts[0].names) if wanted and wanted.content.texts else []
+    texts = wanted.content.texts if wanted else []
+    names = list(dict.fromkeys(name for text in texts for name in text.names))
     reference = reference_name(profile.metadata.name, names)
     accepted = _accepted(profile, judged)
     ready = _ready(profile, accepted, counts, states, snapshot)
@@ -100,8 +102,23 @@ def _accepted(profile: SecurityProfile, judged: Accepted | Refusal | None) -> _V
         return _Verdict("Unknown", Reason.PROGRESSING, "the policy is being checked")
     if isinstance(judged, Refusal):
         return _Verdict("False", judged.reason, judged.message)
+    return _Verdict("True", Reason.ACCEPTED, _what_is_accepted(profile, judged))
+
+
+def _what_is_accepted(profile: SecurityProfile, judged: Accepted) -> str:
     several = "" if len(judged.names) == 1 else "s"
-    return _Verdict("True", Reason.ACCEPTED, f"the policy defines {len(judged.names)} profile{several}")
+    defines = f"defines {len(judged.names)} profile{several}"
+    if profile.spec.template is None:
+        return f"the policy {defines}"
+    if not judged.kinds:
+        return (
+            "the template is good for common kinds of nodes; it is rendered once a node with AppArmor reports"
+        )
+    rendered = sum(len(one.facts) for one in judged.texts)
+    return (
+        f"the template {defines}; it makes {len(judged.texts)} text{'' if len(judged.texts) == 1 else 's'} "
+        f"for {rendered} of {len(judged.kinds)} kinds of nodes"
+    )
 
 
 def _ready(

@@ -5,7 +5,7 @@ Used by `controller`. What changes afterwards arrives through kopf's watches in 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +45,7 @@ from .desired import (
     CreateRevision,
     DeleteRevision,
     Entomb,
+    Extend,
     Place,
     RemoveFinalizer,
     Write,
@@ -121,20 +122,19 @@ class Cluster:
         try:
             match write:
                 case AddFinalizer(profile) | RemoveFinalizer(profile):
-                    others = [one for one in profile.metadata.finalizers if one != FINALIZER]
-                    own = [FINALIZER] if isinstance(write, AddFinalizer) else []
-                    await self._finalizers(profile, others + own)
+                    await self._finalizers(profile, there=isinstance(write, AddFinalizer))
                 case CreateRevision(revision):
-                    await self.client.create(_Revisions(**encode(revision)), field_manager=FIELD_MANAGER)
+                    await self._create(revision)
                 case Place(name, placement):
                     # Replaced as a whole: a merge would keep the labels of an earlier selector.
                     change = [{"op": "replace", "path": "/spec/placement", "value": encode(placement)}]
                     await self.client.patch(_Revisions, name, change, patch_type=PatchType.JSON)
+                case Extend():
+                    await self._extend(write)
                 case DeleteRevision(name):
                     await self.client.delete(_Revisions, name)
                 case Entomb(tombstone):
-                    if await self._is_gone(tombstone):
-                        await self.client.create(_Revisions(**encode(tombstone)), field_manager=FIELD_MANAGER)
+                    await self._create(tombstone, only_if=self._is_gone)
         except ApiError as error:
             if error.status.code not in (_NOT_FOUND, _CONFLICT):
                 raise _fault(f"{type(write).__name__} was not taken", error) from error
@@ -198,9 +198,31 @@ class Cluster:
             raise _fault("the operator's own Deployment can't be read", error) from error
         return bool(deployment.metadata and deployment.metadata.deletionTimestamp)
 
-    async def _finalizers(self, profile: SecurityProfile, finalizers: list[str]) -> None:
+    async def _create(
+        self,
+        revision: ProfileRevision,
+        only_if: Callable[[ProfileRevision], Awaitable[bool]] | None = None,
+    ) -> None:
+        if only_if is None or await only_if(revision):
+            await self.client.create(_Revisions(**encode(revision)), field_manager=FIELD_MANAGER)
+
+    async def _extend(self, write: Extend) -> None:
+        # With the resourceVersion, so that a text that someone else just added is not lost.
+        change = {
+            "metadata": {"resourceVersion": write.revision.metadata.resource_version},
+            "spec": {
+                "content": {"texts": [encode(one) for one in write.texts]},
+                "unrendered": [encode(one) for one in write.unrendered],
+            },
+        }
+        name = write.revision.metadata.name
+        await self.client.patch(_Revisions, name, change, patch_type=PatchType.MERGE)
+
+    async def _finalizers(self, profile: SecurityProfile, *, there: bool) -> None:
+        others = [one for one in profile.metadata.finalizers if one != FINALIZER]
+        own = [FINALIZER] if there else []
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.
-        metadata = {"finalizers": finalizers, "resourceVersion": profile.metadata.resource_version}
+        metadata = {"finalizers": others + own, "resourceVersion": profile.metadata.resource_version}
         await self.client.patch(
             _Profiles, profile.metadata.name, {"metadata": metadata}, patch_type=PatchType.MERGE
         )

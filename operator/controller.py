@@ -22,24 +22,25 @@ import tenacity
 
 from ..crds.errors import ClusterFault, Fault, InputFault
 from ..crds.models import (
+    Facts,
     ProfileNode,
     ProfileRevision,
     ProfileStatus,
     SecurityProfile,
+    Unrendered,
     decode,
 )
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
-from ..profiles.check import check
-from ..profiles.parser import Parser, fault_message
+from ..profiles.check import Accepted, Judge, check
+from ..profiles.parser import fault_message
 from . import drift
 from .agents import Settings, manifest, settings_from
 from .aggregate import aggregate
 from .cluster import Cluster
 from .desired import RemoveFinalizer, Write, desired, publishes, tombstones
-from .publish import content_digest, judged_text, name_owners
+from .publish import content_digest, judged_text, known, merged, name_owners, unjudged_kinds
 from .snapshot import (
-    Accepted,
     AgentView,
     Judgement,
     NodeView,
@@ -71,14 +72,14 @@ class Controller:
 
     Attributes:
         cluster: the API.
-        parser: judges texts.
+        judge: of texts.
         leads: whether this operator writes, or knows all and waits.
         pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
         health_port: of the agents, on each node's loopback.
     """
 
     cluster: Cluster
-    parser: Parser
+    judge: Judge
     leads: Callable[[], bool] = lambda: True
     pod: str = ""
     health_port: int = 9797
@@ -372,22 +373,34 @@ class Controller:
     # --- texts --------------------------------------------------------------------------------------------
 
     def _judge(self, snapshot: Snapshot) -> None:
-        """Start to judge the texts that nobody has judged yet, and forget those that nobody asks for."""
-        asked: dict[str, SecurityProfile] = {}
-        for profile in snapshot.profiles.values():
-            if profile.metadata.deletion_timestamp is None and judged_text(profile, snapshot) is None:
-                asked.setdefault(content_digest(profile), profile)
-        current = {content_digest(profile) for profile in snapshot.profiles.values()}
-        self.judgements = {key: one for key, one in self.judgements.items() if key in current}
-        for digest, profile in asked.items():
-            if digest not in self.judging:
-                self.judging[digest] = asyncio.create_task(self._judge_one(digest, profile))
+        """Start to judge the texts that nobody has judged yet, and forget those that nobody asks for.
 
-    async def _judge_one(self, digest: str, profile: SecurityProfile) -> None:
+        A template is judged again, for those alone, when kinds of nodes come that it was never rendered for.
+        """
+        asked: dict[str, tuple[SecurityProfile, dict[str, Facts]]] = {}
+        for profile in snapshot.profiles.values():
+            if profile.metadata.deletion_timestamp is not None:
+                continue
+            kinds = {key: snapshot.kinds[key] for key in unjudged_kinds(profile, snapshot)}
+            if kinds or judged_text(profile, snapshot) is None:
+                asked.setdefault(content_digest(profile), (profile, kinds))
+        current = {content_digest(profile) for profile in snapshot.profiles.values()}
+        self.judgements = {
+            key: known(one, snapshot.kinds) for key, one in self.judgements.items() if key in current
+        }
+        for digest, (profile, kinds) in asked.items():
+            if digest not in self.judging:
+                self.judging[digest] = asyncio.create_task(self._judge_one(digest, profile, kinds))
+
+    async def _judge_one(self, digest: str, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> None:
         """Judge a text and wake the loop; a parser that can't be run is tried again."""
         try:
             async with self.slots:
-                self.judgements[digest] = await self._verdict(profile)
+                said = await self._verdict(profile, kinds)
+            before = self.judgements.get(digest)
+            if isinstance(before, Accepted):
+                said = merged(before, said if isinstance(said, Accepted) else _for_none(said))
+            self.judgements[digest] = said
         except Fault as fault:
             log.error("can't judge", profile=profile.metadata.name, message=fault.message)
             await asyncio.sleep(RETRY_SECONDS[1] * random.uniform(0.1, 1))  # noqa: S311
@@ -398,11 +411,11 @@ class Controller:
             self.judging.pop(digest, None)
             self.wake.set()
 
-    async def _verdict(self, profile: SecurityProfile) -> Judgement:
+    async def _verdict(self, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> Judgement:
         try:
-            return Accepted((await check(profile.spec, self.parser)).names)
+            return await check(profile.spec, self.judge, kinds)
         except InputFault as fault:
-            return Refusal(fault.reason, fault_message(fault))
+            return Refusal(fault.reason, fault_message(fault), frozenset(kinds))
 
     # --- the agents ---------------------------------------------------------------------------------------
 
@@ -417,6 +430,12 @@ class Controller:
             self.daemonset_applied = await self.cluster.apply_daemonset(manifest(self.settings))
             self.daemonset_generation = self.daemonset_applied
             log.info("agents", generation=self.daemonset_applied, image=self.settings.image)
+
+
+def _for_none(said: Refusal) -> Accepted:
+    """Return what is told of kinds of nodes that a template fails for, which is good for others."""
+    one = Unrendered(facts=sorted(said.kinds), reason=said.reason, message=said.message)
+    return Accepted(unrendered=(one,) if said.kinds else ())
 
 
 def _object_of(write: Any) -> str:

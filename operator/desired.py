@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ..crds.models import Backend, Placement, ProfileRevision, SecurityProfile
+from ..crds.models import Backend, Placement, ProfileRevision, SecurityProfile, Text, Unrendered
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..crds.reasons import NodeState
+from ..profiles.check import Accepted
 from .publish import (
     NO_CONTENT,
+    bounded,
     content_digest,
     judgement,
     placement,
@@ -21,7 +23,7 @@ from .publish import (
     wanted_revision,
 )
 from .rollout import nodes_still_holding, on_nodes
-from .snapshot import Accepted, Snapshot
+from .snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Extend:
+    """Add texts for further kinds of nodes to a revision: as it was read, or not at all."""
+
+    revision: ProfileRevision
+    texts: tuple[Text, ...]
+    unrendered: tuple[Unrendered, ...]
+
+
+@dataclass(frozen=True)
 class DeleteRevision:
     """Take back content that no node needs."""
 
@@ -67,7 +78,7 @@ class Entomb:
     tombstone: ProfileRevision
 
 
-Write = AddFinalizer | RemoveFinalizer | CreateRevision | Place | DeleteRevision | Entomb
+Write = AddFinalizer | RemoveFinalizer | CreateRevision | Extend | Place | DeleteRevision | Entomb
 
 
 def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> list[Write]:
@@ -80,7 +91,7 @@ def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, s
     writes: list[Write] = []
     accepted = judgement(profile, snapshot, owners)
     if isinstance(accepted, Accepted):
-        writes += _publishing(profile, accepted, snapshot)
+        writes += _publishing(profile, bounded(accepted), snapshot)
     writes += _superseded(profile, snapshot)
     return writes
 
@@ -138,8 +149,18 @@ def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot
         yield CreateRevision(wanted)
     elif there.spec.profile_uid != profile.metadata.uid:
         yield DeleteRevision(wanted.metadata.name)  # of an earlier object of that name
-    elif there.spec.placement != wanted.spec.placement:
-        yield Place(wanted.metadata.name, wanted.spec.placement)
+    else:
+        if there.spec.placement != wanted.spec.placement:
+            yield Place(wanted.metadata.name, wanted.spec.placement)
+        if _says_more(accepted, there):
+            yield Extend(there, accepted.texts, accepted.unrendered)
+
+
+def _says_more(accepted: Accepted, there: ProfileRevision) -> bool:
+    return (list(accepted.texts), list(accepted.unrendered)) != (
+        there.spec.content.texts,
+        there.spec.unrendered,
+    )
 
 
 def tombstones(snapshot: Snapshot) -> list[Write]:

@@ -8,38 +8,31 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from pathlib import Path
 
 import kopf
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
 from ..crds.logs import configure
-from ..profiles.parser import Parser
+from ..profiles.check import Judge
+from ..profiles.parser import Parser, pinned_features
+from ..profiles.rendering import Renderer
 from .cluster import Cluster
 from .controller import Controller
 from .election import Election
 from .handlers import register
-
-# What the parser compiles for where there is no kernel to ask: the features that Debian pins.
-FEATURES = Path("/usr/share/apparmor-features/features")
-
-
-def features() -> Path | None:
-    """Return the feature file to compile for; None where the parser should ask the kernel."""
-    return FEATURES if FEATURES.exists() else None
 
 
 async def run() -> None:
     """Run the operator until SIGTERM."""
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     cluster = Cluster(AsyncClient(), namespace)
-    parser = Parser(features=features())
+    judge = Judge(Parser(features=pinned_features()), Renderer())
     pod = os.environ.get("POD_NAME", "")
     election = Election(cluster, identity=pod or os.uname().nodename)
     controller = Controller(
         cluster,
-        parser,
+        judge,
         election.leads,
         pod=pod,
         health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
@@ -66,6 +59,7 @@ async def run() -> None:
         try:
             await controller.let_go()
         finally:
+            await judge.renderer.close()
             await election.release()
     if controller.died:
         raise controller.died

@@ -5,7 +5,9 @@ Called by `desired`. It never looks into a text: the judgement on it comes with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+
+import msgspec
 
 from ..crds import names
 from ..crds.models import (
@@ -19,10 +21,14 @@ from ..crds.models import (
     RevisionSpec,
     SecurityProfile,
     Text,
+    Unrendered,
 )
 from ..crds.reasons import Reason
-from .snapshot import Accepted, Judgement, Refusal, Snapshot
+from ..profiles.check import TEXTS, TEXTS_BYTES, Accepted
+from .snapshot import Judgement, Refusal, Snapshot
 
+# Kinds of nodes that one text may be for; the schema of ProfileRevisions says the same.
+KINDS = 256
 # What a tombstone has.
 NO_CONTENT = Content()
 
@@ -38,7 +44,14 @@ def policy_of(spec: ProfileSpec) -> tuple[str, str]:
 def content_digest(profile: SecurityProfile) -> str:
     """Return the digest that names the content which the user asks for now."""
     policy, mode = policy_of(profile.spec)
-    return names.digest(profile.spec.type, policy, mode, allow_attachment=_attaches(profile.spec))
+    template = profile.spec.template
+    return names.digest(
+        profile.spec.type,
+        policy,
+        mode,
+        allow_attachment=_attaches(profile.spec),
+        values=None if template is None else template.values,
+    )
 
 
 def _attaches(spec: ProfileSpec) -> bool:
@@ -65,12 +78,85 @@ def judgement(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str,
 
 
 def judged_text(profile: SecurityProfile, snapshot: Snapshot) -> Judgement | None:
-    """Return the judgement on a profile's text alone; what was published once was accepted."""
+    """Return the judgement on a profile's text alone; what was published once was accepted.
+
+    A template's judgement comes with what was said of each kind of node so far.
+    """
     digest = content_digest(profile)
+    judged = snapshot.judgements.get(digest)
     for revision in snapshot.revisions_of(profile):
         if revision.spec.content.digest == digest:
-            return Accepted(tuple(revision.spec.content.texts[0].names))
-    return snapshot.judgements.get(digest)
+            published = Accepted(tuple(revision.spec.content.texts), tuple(revision.spec.unrendered))
+            return merged(published, judged) if isinstance(judged, Accepted) else published
+    return judged
+
+
+def unjudged_kinds(profile: SecurityProfile, snapshot: Snapshot) -> set[str]:
+    """Return the kinds of nodes that a template is still to be rendered for; none without a template."""
+    if profile.spec.template is None:
+        return set()
+    judged = judged_text(profile, snapshot)
+    if isinstance(judged, Refusal):  # for all kinds that were there: another one may do
+        return set() if snapshot.kinds.keys() <= judged.kinds else set(snapshot.kinds)
+    return set(snapshot.kinds) - (judged.kinds if judged else frozenset())
+
+
+def merged(before: Accepted, more: Accepted) -> Accepted:
+    """Return a judgement with what a later one adds.
+
+    Texts only grow, and what could not be rendered may be by now.
+    """
+    texts = {one.id: one for one in before.texts}
+    for one in more.texts:
+        there = texts.get(one.id, one)
+        texts[one.id] = msgspec.structs.replace(one, facts=sorted({*there.facts, *one.facts}))
+    rendered = {key for one in texts.values() for key in one.facts}
+    told = {key for one in more.unrendered for key in one.facts}
+    kept = [_without(one, rendered | told) for one in before.unrendered]
+    kept += [_without(one, rendered) for one in more.unrendered]
+    return Accepted(tuple(texts.values()), tuple(one for one in kept if one.facts))
+
+
+def bounded(accepted: Accepted) -> Accepted:
+    """Return as much of a judgement as a ProfileRevision may hold; what is beyond is told as not rendered.
+
+    A node that is in the wrong hands can claim to be of ever new kinds: that must not make a write fail, on
+    which other profiles would wait.
+    """
+    kept: list[Text] = []
+    beyond: list[str] = []
+    left = TEXTS_BYTES
+    for one in accepted.texts:
+        size = len(one.text.encode())
+        if len(kept) < TEXTS and size <= left:
+            left -= size
+            kept.append(msgspec.structs.replace(one, facts=one.facts[:KINDS]))
+        else:
+            beyond += one.facts
+    told = [msgspec.structs.replace(one, facts=one.facts[:KINDS]) for one in accepted.unrendered]
+    if beyond:
+        message = (
+            f"the template makes more than {TEXTS} texts, or than {TEXTS_BYTES} bytes, for all kinds of nodes"
+        )
+        told.insert(0, Unrendered(facts=beyond[:KINDS], reason=Reason.POLICY_TOO_LARGE, message=message))
+    return Accepted(tuple(kept), tuple(told[:TEXTS]))
+
+
+def known(judged: Judgement, kinds: Container[str]) -> Judgement:
+    """Return a judgement without what it says of kinds of nodes that are not there any more."""
+    if isinstance(judged, Refusal):
+        return judged
+
+    def there(key: str) -> bool:
+        return key == names.ANY_FACTS or key in kinds
+
+    texts = [msgspec.structs.replace(one, facts=[*filter(there, one.facts)]) for one in judged.texts]
+    told = [msgspec.structs.replace(one, facts=[*filter(there, one.facts)]) for one in judged.unrendered]
+    return Accepted(tuple(one for one in texts if one.facts), tuple(one for one in told if one.facts))
+
+
+def _without(one: Unrendered, kinds: set[str]) -> Unrendered:
+    return msgspec.structs.replace(one, facts=[key for key in one.facts if key not in kinds])
 
 
 def name_owners(snapshot: Snapshot) -> dict[str, str]:
@@ -101,7 +187,7 @@ def _held(profile: SecurityProfile, snapshot: Snapshot) -> set[str]:
 
 def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: str) -> ProfileRevision:
     """Return the revision that carries what the user asks for now."""
-    policy, mode = policy_of(profile.spec)
+    mode = policy_of(profile.spec)[1]
     digest = content_digest(profile)
     owner = OwnerReference(
         api_version=names.API_VERSION,
@@ -124,9 +210,10 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: 
             content=Content(
                 digest=digest,
                 mode=mode,
-                texts=[Text(text=policy, names=list(accepted.names))],
+                texts=list(accepted.texts),
                 allow_attachment=_attaches(profile.spec),
             ),
+            unrendered=list(accepted.unrendered),
             placement=placement(profile),
         ),
     )

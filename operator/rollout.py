@@ -73,6 +73,10 @@ def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) 
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
     if revision == content.digest and (kernel_mode == "complain") == (content.mode == "Complain"):
         return OnNode(node.name, NodeState.READY, failure, revision)
+    if problem and problem.reason == Reason.AWAITING_RENDER:
+        return OnNode(
+            node.name, NodeState.UPDATING, failure, revision
+        )  # it is Hauberk's turn, not the node's
     if problem and problem.revision == content.digest:
         return OnNode(node.name, NodeState.FAILED, failure, revision)
     return OnNode(node.name, NodeState.UPDATING, None, revision)

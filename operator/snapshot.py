@@ -11,8 +11,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile
+from ..crds.facts import facts_key
+from ..crds.models import Facts, ProfileNode, ProfileRevision, SecurityProfile
 from ..crds.reasons import Reason
+from ..profiles.check import Accepted
 
 # Nodes without a kernel of their own: nothing can be loaded there (virtual-kubelet, AWS Fargate).
 _VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
@@ -55,17 +57,11 @@ class AgentView:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a profile is not published."""
+    """Why a profile is not published; a template: for which kinds of nodes that was found."""
 
     reason: Reason
     message: str
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The kernel names that an accepted policy defines."""
-
-    names: tuple[str, ...]
+    kinds: frozenset[str] = frozenset()
 
 
 Judgement = Accepted | Refusal
@@ -105,6 +101,14 @@ class Snapshot:
     judgements: Mapping[str, Judgement]
     now: datetime
     store: Store = Store()
+
+    @cached_property
+    def kinds(self) -> dict[str, Facts]:
+        """Return the kinds of nodes with AppArmor, by `facts_key`: templates are rendered for these."""
+        facts = [
+            one.status.facts for _, one in sorted(self.reports.items()) if one.status.app_armor is not None
+        ]
+        return {facts_key(one): one for one in facts}
 
     def revisions_of(self, profile: SecurityProfile) -> list[ProfileRevision]:
         """Return the profile's own revisions, the wanted one first."""

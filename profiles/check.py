@@ -7,48 +7,184 @@ which a reader would fix it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..crds.errors import InputFault
-from ..crds.models import ProfileSpec
-from ..crds.names import PROTECTED, top_level
+from ..crds.facts import facts_key, visible
+from ..crds.models import AppArmor, Facts, ProfileSpec, Text, Unrendered
+from ..crds.names import PROTECTED, text_id, top_level
 from ..crds.reasons import Reason
 from . import compiled
-from .includes import refuse_includes, refuse_spelling
-from .parser import Parser
+from .advice import Looked, advice
+from .includes import refuse_includes, refuse_spelling, with_included
+from .kinds import COMMON
+from .parser import Parser, fault_message
+from .rendering import Renderer
 
 POLICY_BYTES = 128 * 1024
+# Of what a template makes for all kinds of nodes together; the schema of ProfileRevisions says the same.
+TEXTS, TEXTS_BYTES = 64, 1 << 20
+VALUES_BYTES = 64 * 1024
 NAMES = 64
 NAME_BYTES = 256
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A text that passed: the kernel names it defines, top-level ones and children, in the text's order."""
+class Accepted:
+    """A policy that passed, a template: for one kind of node at least.
 
-    names: tuple[str, ...]
+    Attributes:
+        texts: every distinct text, with the kinds of nodes that it is for.
+        unrendered: the kinds for which the template makes no text that can be loaded, and why.
+        advice: sentences on what is probably not meant; no part of the verdict.
+    """
+
+    texts: tuple[Text, ...] = ()
+    unrendered: tuple[Unrendered, ...] = ()
+    advice: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the kernel names that the texts define, each once, in their order."""
+        return tuple(dict.fromkeys(name for text in self.texts for name in text.names))
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds of nodes that it says something about."""
+        return frozenset(key for one in (*self.texts, *self.unrendered) for key in one.facts)
 
 
-async def check(spec: ProfileSpec, parser: Parser) -> Verdict:
-    """Return the verdict on a profile's policy.
+@dataclass(frozen=True)
+class Judge:
+    """What judging takes: the real parser, and the process that renders templates."""
+
+    parser: Parser
+    renderer: Renderer
+
+
+async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> Accepted:
+    """Return the texts of a profile's policy; `kinds`: of nodes, by their `facts_key`.
+
+    Without any node that is known a template is tried on common ones, and passes with no text yet.
 
     Raises:
-        InputFault: it is refused; the message says by whom, why and what to do.
-        NodeFault: the parser itself could not be run.
+        InputFault: it is refused, a template for all kinds of nodes; the message says by whom, why, what to
+        do. NodeFault: the parser or the renderer itself could not be run.
     """
     if spec.type != "AppArmor" or spec.app_armor is None:
         raise InputFault(
             Reason.TYPE_NOT_SERVED,
             f"Hauberk does not load profiles of type {spec.type} yet; only AppArmor is served",
         )
-    policy, mode = spec.app_armor.policy, spec.app_armor.mode
+    policy = spec.app_armor.policy
+    _refuse_size(policy)
+    if spec.template is None:
+        defined = await check_text(policy, spec.app_armor, judge.parser)
+        advised = _advised(policy, defined, spec.app_armor, judge.parser, kinds)
+        text = Text(id=text_id(policy), text=policy, names=[one.name for one in defined])
+        return Accepted((text,), advice=tuple(advised))
+    if kinds:
+        return await _check_template(policy, spec.app_armor, spec.template.values, judge, kinds)
+    common = {facts_key(facts): facts for facts in COMMON}
+    await _check_template(policy, spec.app_armor, spec.template.values, judge, common)
+    return Accepted()
+
+
+async def check_text(policy: str, wanted: AppArmor, parser: Parser) -> list[compiled.Defined]:
+    """Return the profiles that a text defines, top-level ones and children, in the text's order.
+
+    Raises:
+        InputFault: it is refused.
+        NodeFault: the parser could not be run.
+    """
     refuse_text(policy)
     refuse_includes(policy, parser.base)
-    binary = await parser.compile(policy, mode)
+    binary = await parser.compile(policy, wanted.mode)
     defined = compiled.read(binary)
-    refuse_defined(defined, mode, allow_attachment=spec.app_armor.allow_attachment)
+    refuse_defined(defined, wanted.mode, allow_attachment=wanted.allow_attachment)
     refuse_unconfined(policy, defined)
-    return Verdict(tuple(one.name for one in defined))
+    return defined
+
+
+def _advised(
+    policy: str, defined: list[compiled.Defined], wanted: AppArmor, parser: Parser, kinds: Mapping[str, Facts]
+) -> list[str]:
+    named = {described(facts): facts for facts in kinds.values()}
+    return advice(Looked(policy, with_included(policy, parser.base), defined, wanted.mode), named)
+
+
+async def _check_template(
+    policy: str, wanted: AppArmor, values: Mapping[str, Any], judge: Judge, kinds: Mapping[str, Facts]
+) -> Accepted:
+    if len(json.dumps(values)) > VALUES_BYTES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE, f"spec.template.values has more than {VALUES_BYTES} bytes as JSON"
+        )
+    contexts = [{**visible(facts), "values": values} for facts in kinds.values()]
+    rendered = await judge.renderer.render(policy, contexts, POLICY_BYTES)
+    of_text: dict[str, list[str]] = {}
+    faults: list[tuple[list[str], InputFault]] = []
+    for key, one in zip(kinds, rendered, strict=True):
+        if isinstance(one, InputFault):
+            _add(faults, key, one)
+        else:
+            of_text.setdefault(one, []).append(key)
+    texts: list[Text] = []
+    advised: dict[str, None] = {}  # each sentence once, in order
+    for text, keys in of_text.items():
+        try:
+            defined = await check_text(text, wanted, judge.parser)
+        except InputFault as fault:
+            faults.append((keys, fault))
+        else:
+            texts.append(Text(id=text_id(text), facts=keys, text=text, names=[one.name for one in defined]))
+            own = {key: kinds[key] for key in keys}
+            advised |= dict.fromkeys(_advised(text, defined, wanted, judge.parser, own))
+    if faults and not texts:
+        keys, fault = faults[0]
+        raise InputFault(fault.reason, f"for {described(kinds[keys[0]])}: {fault.message}")
+    if len(texts) > TEXTS or sum(len(one.text.encode()) for one in texts) > TEXTS_BYTES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE,
+            f"the template makes {len(texts)} texts; it may make {TEXTS}, of {TEXTS_BYTES} bytes together",
+        )
+    return Accepted(
+        tuple(texts),
+        tuple(
+            Unrendered(facts=keys, reason=fault.reason, message=fault_message(fault))
+            for keys, fault in faults
+        ),
+        tuple(advised),
+    )
+
+
+def _add(faults: list[tuple[list[str], InputFault]], key: str, fault: InputFault) -> None:
+    """Take note of a kind's fault: with those that have the same."""
+    for keys, other in faults:
+        if other.message == fault.message:
+            keys.append(key)
+            return
+    faults.append(([key], fault))
+
+
+def described(facts: Facts) -> str:
+    """Return what a kind of node is, in words for a message."""
+    seen = visible(facts)["node"]
+    system = " ".join(one for one in (seen["os"]["id"], seen["os"]["version"]) if one) or "an unknown system"
+    kernel = f"{seen['kernel']['major']}.{seen['kernel']['minor']}"
+    return f"{system} (kernel {kernel}, {seen['arch'] or 'any machine'})"
+
+
+def _refuse_size(policy: str) -> None:
+    size = len(policy.encode())
+    if size > POLICY_BYTES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE,
+            f"the policy has {size} bytes, at most {POLICY_BYTES} are allowed; split it up",
+        )
 
 
 def refuse_text(policy: str) -> None:
@@ -57,12 +193,7 @@ def refuse_text(policy: str) -> None:
     Raises:
         InputFault: too large, a NUL character, or an include that names a file elsewhere.
     """
-    size = len(policy.encode())
-    if size > POLICY_BYTES:
-        raise InputFault(
-            Reason.POLICY_TOO_LARGE,
-            f"the policy has {size} bytes, at most {POLICY_BYTES} are allowed; split it up",
-        )
+    _refuse_size(policy)
     if "\0" in policy:
         raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
     refuse_spelling(policy)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _NAME, _STRING, _BLOB, _STRUCT, _STRUCT_END, _LIST, _LIST_END, _ARRAY, _ARRAY_END = range(4, 13)
 _INTEGER = {0: "<B", 1: "<H", 2: "<I", 3: "<Q"}
@@ -23,6 +23,8 @@ _LENGTH = {_NAME: "<H", _STRING: "<H", _BLOB: "<I", _ARRAY: "<H"}
 _MODES: dict[object, str] = {0: "enforce", 1: "complain", 2: "kill", 3: "unconfined", 4: "prompt"}
 # FORCE_COMPLAIN_FLAG of policy_unpack.c, in the version number: what `apparmor_parser --Complain` sets.
 _FORCED = 0x800
+# PATH_CONNECT_PATH of include/path.h: what flags=(attach_disconnected) sets in `path_flags`.
+_CONNECT_PATH = 0x4
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Defined:
         mode: the kernel's word: enforce, complain, kill, unconfined or prompt.
         attaches: whether it takes programs of the host by their path.
         namespace: the policy namespace it asks for; empty for the current one.
+        disconnected: whether files from outside of a container's mount namespace have a path for it.
     """
 
     name: str
     mode: str
     attaches: bool = False
     namespace: str = ""
+    disconnected: bool = field(default=False, compare=False)  # advice rests on it, and no verdict
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,9 @@ def _profile(body: list[_Element], namespace: str, *, forced: bool) -> Defined:
     # find_attach); a child's name never is one: its parent has to ask for it.
     attaches = any(element.name == "attach" or element.tag == _BLOB for element in body[:flags])
     attaches = "//" not in name and (attaches or name.startswith("/"))
-    return Defined(name, _MODES.get(mode, f"mode {mode!r}"), attaches, namespace)
+    said = next((one.value for one in body if one.name == "path_flags"), 0)
+    disconnected = isinstance(said, int) and bool(said & _CONNECT_PATH)
+    return Defined(name, _MODES.get(mode, f"mode {mode!r}"), attaches, namespace, disconnected)
 
 
 def _text(element: _Element) -> str:

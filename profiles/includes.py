@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from ..crds.errors import InputFault
@@ -69,6 +70,34 @@ def refuse_includes(policy: str, base: Path) -> None:
                 f"line {line}: include {argument[:80]} leaves the abstractions that Hauberk ships: "
                 f"{outside[:80]} is, or lies behind, a symbolic link that leads out of them; paste the rules",
             )
+
+
+def with_included(policy: str, base: Path) -> str:
+    """Return a policy's text and, behind it, that of every file which it includes, each once.
+
+    Only for looking at: the parser puts an include's text elsewhere, and reads no file that is not asked for.
+    """
+    seen: dict[str, str] = {}
+    waiting = [name for _, argument in includes(policy) for name in _files(argument)]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name.startswith("abi/"):  # those are no policy
+            continue
+        there = base / name
+        if there.is_dir():
+            waiting += [f"{name}/{entry}" for entry in _entries(there)]
+            seen[name] = ""
+            continue
+        seen[name], inner = _known(there)
+        waiting += inner
+    return "\n".join((policy, *seen.values()))
+
+
+@cache
+def _known(file: Path) -> tuple[str, tuple[str, ...]]:
+    """Return a shipped file's text and what it includes; it does not change while a program runs."""
+    text = _read(file) if file.is_file() else ""
+    return text, tuple(name for _, argument in includes(text) for name in _files(argument))
 
 
 def _outside(argument: str, root: str, seen: set[str]) -> str:

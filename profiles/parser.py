@@ -23,6 +23,8 @@ from ..crds.errors import Fault, InputFault, NodeFault
 from ..crds.reasons import Reason
 
 MESSAGE_BYTES = 1024
+# What Debian's parser compiles for where there is no kernel to ask.
+_PINNED_FEATURES = Path("/usr/share/apparmor-features/features")
 
 # What the parser says about its surroundings and not about the text.
 _NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
@@ -48,6 +50,11 @@ class Limits:
     cpu_seconds: int = 15
     memory: int = 160 << 20
     output: int = 16 << 20
+
+
+def pinned_features() -> Path | None:
+    """Return the feature file to compile for where no kernel is asked; None where the machine has none."""
+    return _PINNED_FEATURES if _PINNED_FEATURES.exists() else None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hauberk.crds.names import (
     PROFILE_REVISIONS,
     SECURITY_PROFILES,
     VERSION,
+    text_id,
 )
 from kubernetes.client import ApiException, CustomObjectsApi
 
@@ -90,7 +91,7 @@ def content(**override: Any) -> Object:
 
 
 def text(facts: str, said: str = "profile demo {}\n", names: list[str] | None = None) -> Object:
-    return {"facts": facts, "text": said, "names": names or ["demo"]}
+    return {"id": text_id(facts + said), "facts": [facts], "text": said, "names": names or ["demo"]}
 
 
 def node(**status: Any) -> Object:
@@ -246,8 +247,16 @@ REFUSED_PROFILES: dict[str, tuple[Object, str]] = {
         ),
     ),
     "a field of a later version": (
-        profile(template={}),
-        'strict decoding error: unknown field "spec.template"',
+        profile(rollout={}),
+        'strict decoding error: unknown field "spec.rollout"',
+    ),
+    "values that are no mapping": (
+        profile(template={"values": ["a"]}),
+        "spec.template.values: Invalid value",
+    ),
+    "a field that a template has not": (
+        profile(template={"engine": "jinja2"}),
+        'strict decoding error: unknown field "spec.template.engine"',
     ),
 }
 for kind, block in TYPES.items():
@@ -272,6 +281,8 @@ PROBLEM = {"revision": "7c9d1f2ab3", "reason": "LoadFailed", "message": "line 3:
 ORPHAN = {"uid": "4b0f6e9a-6d39-4a1e-8f0e-4a8f3c4d5e6f"}
 REPAIRS = {"count": 1, "message": "it was removed"}
 REMARK = {"reason": "StateTorn", "message": "a record was unreadable and was set aside"}
+
+UNRENDERED = {"facts": ["a1"], "reason": "TemplateRefused", "message": "line 1: 'x' is not there"}
 
 REFUSED_REVISIONS: dict[str, tuple[Object, str]] = {
     **{
@@ -309,18 +320,41 @@ REFUSED_REVISIONS: dict[str, tuple[Object, str]] = {
     "a type that is none": (revision(type="Landlock"), 'spec.type: Unsupported value: "Landlock"'),
     "a mode that is none": (revision(content=content(mode="kill")), "spec.content.mode: Unsupported value"),
     "a digest that is none": (revision(content=content(digest="HEAD")), "spec.content.digest: Invalid value"),
-    "no texts": (revision(content=content(texts=[])), "spec.content.texts: Invalid value"),
-    "one facts twice": (
+    "one text twice": (
         revision(content=content(texts=[text("any"), text("any")])),
-        'spec.content.texts[1]: Duplicate value: {"facts":"any"}',
+        f'spec.content.texts[1]: Duplicate value: {{"id":"{text("any")["id"]}"}}',
     ),
-    "facts that are none": (
-        revision(content=content(texts=[text("Not facts")])),
+    "an id that is none": (
+        revision(content=content(texts=[{**text("any"), "id": "none"}])),
+        "spec.content.texts[0].id: Invalid value",
+    ),
+    "a text for no kind": (
+        revision(content=content(texts=[{**text("any"), "facts": []}])),
         "spec.content.texts[0].facts: Invalid value",
     ),
-    "long facts": (
-        revision(content=content(texts=[text("f" * 65)])),
-        f"spec.content.texts[0].facts: {TOO_LONG.format(64)}",
+    "one kind twice": (
+        revision(content=content(texts=[{**text("any"), "facts": ["a", "a"]}])),
+        'spec.content.texts[0].facts[1]: Duplicate value: "a"',
+    ),
+    "a kind that is none": (
+        revision(content=content(texts=[text("Not facts")])),
+        "spec.content.texts[0].facts[0]: Invalid value",
+    ),
+    "a long kind": (
+        revision(content=content(texts=[text("f" * 17)])),
+        f"spec.content.texts[0].facts[0]: {TOO_LONG.format(16)}",
+    ),
+    "many kinds": (
+        revision(content=content(texts=[{**text("any"), "facts": [f"f{n}" for n in range(257)]}])),
+        "spec.content.texts[0].facts: Too many: 257: must have at most 256 items",
+    ),
+    "half of why a kind has no text": (
+        revision(unrendered=[{"facts": ["a"], "reason": "TemplateRefused"}]),
+        "spec.unrendered[0].message: Required value",
+    ),
+    "many kinds without a text": (
+        revision(unrendered=[UNRENDERED] * 65),
+        "spec.unrendered: Too many: 65: must have at most 64 items",
     ),
     "many texts": (
         revision(content=content(texts=[text(f"f{n}") for n in range(65)])),
@@ -549,9 +583,8 @@ def test_defaults(kubectl: Kubectl) -> None:
     assert "\n  suspend: false\n" in shown
     assert "\n  adopt: false\n" in shown
     assert "nodeSelector" not in shown
-    bare = revision(content=content(texts=[{"text": "profile demo {}", "names": ["demo"]}]))
+    bare = revision()
     spec = kubectl.ok("create", "--dry-run=server", "-o", "json", "-f", "-", given=bare).object["spec"]
-    assert spec["content"]["texts"][0]["facts"] == "any"
     assert spec["content"]["allowAttachment"] is False
     assert "installation" not in spec
     assert spec["placement"] == {"sequence": 1, **NOWHERE_SET}
@@ -648,16 +681,27 @@ def _remove(texts: list[Object]) -> None:
 
 
 def _swap(texts: list[Object]) -> None:
-    texts[1]["facts"] = "0000"
+    texts[1]["id"] = "0123456789"
 
 
-CHANGED = "spec.content.texts[0]: Forbidden: the text for any can't change once published"
+def _fewer_kinds(texts: list[Object]) -> None:
+    texts[0]["facts"] = ["0000"]
+
+
+CHANGED = f"spec.content.texts[0]: Forbidden: the text {text('any')['id']} can't change once published"
+FEWER = "spec.content.texts[0].facts: Forbidden: kinds of nodes can only be added to a published text"
 REMOVED = "spec.content.texts: Forbidden: a published text can't be taken away"
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [(_alter_text, CHANGED), (_alter_names, CHANGED), (_remove, REMOVED), (_swap, REMOVED)],
+    [
+        (_alter_text, CHANGED),
+        (_alter_names, CHANGED),
+        (_remove, REMOVED),
+        (_swap, REMOVED),
+        (_fewer_kinds, FEWER),
+    ],
 )
 def test_published_texts_stay(
     kubectl: Kubectl, published: str, change: Callable[[list[Object]], None], sentence: str
@@ -670,7 +714,9 @@ def test_published_texts_stay(
 def test_texts_are_added_and_placement_moves(kubectl: Kubectl) -> None:
     name = stored(kubectl, revision())
     found = kubectl.ok("get", "profrev", name, "-o", "json").object
+    found["spec"]["content"]["texts"][0]["facts"].append("77aa")
     found["spec"]["content"]["texts"].insert(0, text("0a1b2c3d", "profile demo { file, }\n"))
+    found["spec"]["unrendered"] = [UNRENDERED]
     found["spec"]["placement"] = {
         "sequence": 7,
         "nodeSelector": {"matchLabels": {"zone": "a"}},
@@ -806,7 +852,8 @@ def test_columns_of_profrev(kubectl: Kubectl, published: str) -> None:
 def test_columns_of_profnode(kubectl: Kubectl, *, enabled: bool) -> None:
     facts: Object = {"os": {"id": "debian", "version": "12"}, "kernel": "6.1.0-18-amd64", "arch": "x86_64"}
     if enabled:  # the agent leaves out what is off
-        facts["appArmor"] = {"enabled": True}
+        facts["appArmor"] = {"enabled": True, "features": ["caps", "namespaces/profile"]}
+        facts["runtime"] = {"name": "containerd", "version": "1.7.24"}
     name = stored(kubectl, node(facts=facts, summary="11/12, 1 failed"))
     head, line = kubectl.ok("get", "profnode", name).stdout.splitlines()
     assert head.split() == ["NAME", "KERNEL", "OS", "APPARMOR", "PROFILES", "AGE"]
@@ -900,6 +947,7 @@ SPECS = [
     models.ProfileSpec(
         type="AppArmor",
         app_armor=models.AppArmor(policy="profile demo {}", mode="Complain", allow_attachment=True),
+        template=models.Template(values={"folders": {"12": "/srv"}, "list": [1, "two", None, True]}),
         node_selector=SELECTOR,
         suspend=True,
         adopt=True,
@@ -944,11 +992,17 @@ REVISION = models.ProfileRevision(
             digest="7c9d1f2ab3",
             mode="Complain",
             texts=[
-                models.Text(text="profile demo {}", names=["demo"]),
-                models.Text(facts="f1", text="profile demo { file, }", names=["demo"]),
+                models.Text(id=text_id("a"), text="profile demo {}", names=["demo"]),
+                models.Text(
+                    id=text_id("b"),
+                    facts=["f1", "f2"],
+                    text="profile demo { file, }",
+                    names=["demo"],
+                ),
             ],
             allow_attachment=True,
         ),
+        unrendered=[models.Unrendered(facts=["a1"], reason="TemplateRefused", message="line 1")],
         placement=models.Placement(
             sequence=2, node_selector=SELECTOR, suspend=True, withdrawn=True, force=True, adopt=True
         ),
@@ -977,7 +1031,14 @@ NODE = models.ProfileNode(
             kernel="6.1.0",
             arch="x86_64",
             lsms=["lockdown", "apparmor"],
-            app_armor=models.AppArmorFacts(features="abc", enabled=True),
+            app_armor=models.AppArmorFacts(
+                features=["caps", "namespaces/profile"],
+                features_digest="abc",
+                enabled=True,
+                host_parser="3.0",
+            ),
+            selinux=models.SELinuxFacts(policy="targeted", mls=True, mode="enforcing"),
+            runtime=models.Runtime(name="containerd", version="1.7.24"),
         ),
         summary="1/2, 1 failed",
         app_armor=models.Backend(
@@ -1015,7 +1076,7 @@ def left_out(model: object, path: str) -> Iterator[str]:
 def test_the_examples_below_leave_no_field_out() -> None:
     """So that a new field of a model is tried against the schema, or fails here."""
     blocks = {"spec.app_armor", "spec.selinux", "spec.seccomp"}  # one of them at a time
-    common = {"spec.node_selector", "spec.suspend", "spec.adopt"}
+    common = {"spec.node_selector", "spec.suspend", "spec.adopt", "spec.template"}
     everywhere = {*left_out(SPECS[0], "spec")} & {*left_out(SPECS[1], "spec")} & {*left_out(SPECS[2], "spec")}
     assert everywhere == set()
     assert set(left_out(SPECS[0], "spec")) <= blocks

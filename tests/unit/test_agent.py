@@ -23,7 +23,7 @@ from hauberk.crds.models import (
     RevisionSpec,
     Text,
 )
-from hauberk.crds.names import CONTRACT
+from hauberk.crds.names import CONTRACT, text_id
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import agent as agents
 from hauberk.daemonset import holdings
@@ -62,7 +62,9 @@ def revision(
             type="AppArmor",
             contract=CONTRACT,
             installation="here",
-            content=Content(digest=digest, mode="Enforce", texts=[Text(text=text, names=[profile])]),
+            content=Content(
+                digest=digest, mode="Enforce", texts=[Text(id=text_id(text), text=text, names=[profile])]
+            ),
             placement=Placement(
                 sequence=sequence,
                 withdrawn=withdrawn,

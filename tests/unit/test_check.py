@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hauberk.crds.errors import Fault, InputFault
-from hauberk.crds.models import AppArmor, Policy, ProfileSpec
-from hauberk.crds.names import PROTECTED
+from hauberk.crds.facts import facts_key
+from hauberk.crds.models import AppArmor, Facts, OperatingSystem, Policy, ProfileSpec, Template
+from hauberk.crds.names import PROTECTED, text_id
 from hauberk.crds.reasons import Reason
-from hauberk.profiles.check import POLICY_BYTES, check, refuse_text
+from hauberk.profiles.check import POLICY_BYTES, Accepted, Judge, check, refuse_text
 from hauberk.profiles.includes import includes
+from hauberk.profiles.kinds import COMMON
 from hauberk.profiles.parser import Parser, fault_message
+from hauberk.profiles.rendering import Renderer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +54,7 @@ def spec(policy: str, mode: str = "Enforce") -> ProfileSpec:
     ],
 )
 async def test_taken(parser: Parser, policy: str, names: set[str]):
-    assert set((await check(spec(policy), parser)).names) == names
+    assert set((await check(spec(policy), Judge(parser, Renderer()), {})).names) == names
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ async def test_taken(parser: Parser, policy: str, names: set[str]):
 )
 async def test_refused(parser: Parser, policy: str, reason: Reason, said: str):
     with pytest.raises(InputFault) as caught:
-        await check(spec(policy), parser)
+        await check(spec(policy), Judge(parser, Renderer()), {})
     message = fault_message(caught.value)
     assert caught.value.reason is reason, message
     assert said in message
@@ -135,29 +139,33 @@ async def test_refused(parser: Parser, policy: str, reason: Reason, said: str):
 @pytest.mark.parametrize("name", sorted(PROTECTED))
 async def test_the_runtimes_own_names_are_refused(parser: Parser, name: str):
     with pytest.raises(InputFault, match="belongs to the container runtime") as caught:
-        await check(spec(f"profile {name} {{ profile c {{ }} }}"), parser)
+        await check(spec(f"profile {name} {{ profile c {{ }} }}"), Judge(parser, Renderer()), {})
     assert caught.value.reason is Reason.NAME_PROTECTED
 
 
 @pytest.mark.parametrize("flags", ["", "flags=(complain)", "flags=(kill)"])
 async def test_complain_takes_any_flags(parser: Parser, flags: str):
-    assert (await check(spec(f"profile a {flags} {{ }}", "Complain"), parser)).names == ("a",)
+    assert (
+        await check(spec(f"profile a {flags} {{ }}", "Complain"), Judge(parser, Renderer()), {})
+    ).names == ("a",)
 
 
 async def test_a_child_that_only_complains_is_refused(parser: Parser):
     """With `/** cx -> c` the whole of a container would be unconfined, and be called Enforce and Ready."""
     with pytest.raises(InputFault):
-        await check(spec("profile a { /** cx -> c, profile c flags=(complain) { } }"), parser)
+        await check(
+            spec("profile a { /** cx -> c, profile c flags=(complain) { } }"), Judge(parser, Renderer()), {}
+        )
 
 
 async def test_a_profile_that_confines_nothing_is_refused(parser: Parser):
     with pytest.raises(InputFault):
-        await check(spec("profile a flags=(unconfined) { }"), parser)
+        await check(spec("profile a flags=(unconfined) { }"), Judge(parser, Renderer()), {})
 
 
 async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):
     with pytest.raises(InputFault):
-        await check(spec("profile host//child { }"), parser)
+        await check(spec("profile host//child { }"), Judge(parser, Renderer()), {})
 
 
 async def test_other_types_are_not_served(parser: Parser):
@@ -167,7 +175,7 @@ async def test_other_types_are_not_served(parser: Parser):
         ProfileSpec(type="AppArmor"),
     ):
         with pytest.raises(InputFault, match="only AppArmor is served") as caught:
-            await check(one, parser)
+            await check(one, Judge(parser, Renderer()), {})
         assert caught.value.reason is Reason.TYPE_NOT_SERVED
 
 
@@ -313,3 +321,103 @@ def test_what_is_not_refused_opens_nothing_else(parser: Parser, tmp_path: Path, 
 )
 def test_includes_are_found_with_their_lines(policy: str, found: list[tuple[int, str]]):
     assert includes(policy) == found
+
+
+# --- templates ---
+
+BOOKWORM = Facts(os=OperatingSystem(id="debian", version="12"), kernel="6.1.0", arch="x86_64")
+TRIXIE = Facts(os=OperatingSystem(id="debian", version="13"), kernel="6.12.0", arch="x86_64")
+SID = Facts(os=OperatingSystem(id="debian"), kernel="6.16.0", arch="aarch64")
+
+
+def template(policy: str, **values: Any) -> ProfileSpec:
+    block = AppArmor(policy=policy)
+    return ProfileSpec(type="AppArmor", app_armor=block, template=Template(values=values))
+
+
+async def accepted(parser: Parser, wanted: ProfileSpec, *facts: Facts) -> Accepted:
+    async with Renderer() as renderer:
+        return await check(wanted, Judge(parser, renderer), {facts_key(one): one for one in facts})
+
+
+async def test_a_template_makes_one_text_for_all_that_get_the_same(parser: Parser):
+    policy = "profile a { {% if node.os.version == '12' %}file, {% endif %}}"
+    found = await accepted(parser, template(policy), BOOKWORM, TRIXIE, SID)
+    assert [(one.text, one.facts, one.names) for one in found.texts] == [
+        ("profile a { file, }", [facts_key(BOOKWORM)], ["a"]),
+        ("profile a { }", [facts_key(TRIXIE), facts_key(SID)], ["a"]),
+    ]
+    assert found.unrendered == ()
+    assert found.kinds == {facts_key(one) for one in (BOOKWORM, TRIXIE, SID)}
+    assert [one.id for one in found.texts] == [text_id(one.text) for one in found.texts]
+
+
+async def test_a_template_that_is_wrong_for_one_kind_is_good_for_the_others(parser: Parser):
+    policy = "profile a {\n{% if node.os.version == '13' %} fil,{% endif %}\n}"
+    found = await accepted(parser, template(policy), BOOKWORM, TRIXIE)
+    assert [one.facts for one in found.texts] == [[facts_key(BOOKWORM)]]
+    (wrong,) = found.unrendered
+    assert wrong.facts == [facts_key(TRIXIE)]
+    assert wrong.reason == Reason.POLICY_REFUSED
+    assert wrong.message.startswith("apparmor_parser refuses the policy: line 2:")
+
+
+async def test_kinds_with_the_same_fault_are_told_together(parser: Parser):
+    policy = "profile a {\n{{ values.of[node.os.version] }}\n}"
+    found = await accepted(parser, template(policy, of={"12": ""}), BOOKWORM, TRIXIE, SID)
+    kinds = {"'13' is not there": [facts_key(TRIXIE)], "'' is not there": [facts_key(SID)]}
+    assert {
+        one.message.partition("line 2: ")[2].partition(";")[0]: one.facts for one in found.unrendered
+    } == kinds
+
+
+async def test_a_template_that_is_wrong_for_all_is_refused_and_says_for_which(parser: Parser):
+    with pytest.raises(
+        InputFault, match=r"for debian 12 .*: jinja2 refuses the template: line 1: 'nope'"
+    ) as told:
+        await accepted(parser, template("{{ nope }}"), BOOKWORM, TRIXIE)
+    assert told.value.reason is Reason.TEMPLATE_REFUSED
+
+
+@pytest.mark.parametrize(
+    "policy", ["profile a { }", "profile a { {% if node.os.id == 'debian' %}file,{% endif %} }"]
+)
+async def test_without_nodes_a_template_passes_for_common_ones(parser: Parser, policy: str):
+    assert await accepted(parser, template(policy)) == Accepted()
+
+
+async def test_without_nodes_a_template_that_no_node_could_take_is_refused(parser: Parser):
+    with pytest.raises(InputFault, match="for debian 12"):
+        await accepted(parser, template("profile a { fil, }"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (template("profile {{ values.name }} { }", name="runc"), Reason.NAME_PROTECTED),
+        (template("profile a {{ values.path | aa_path }} { }", path="/bin/sh"), Reason.ATTACHMENT_REFUSED),
+        (
+            template("include {{ values.path | aa_path }}\nprofile a { }", path="/etc/x"),
+            Reason.INCLUDE_REFUSED,
+        ),
+        (template("profile a flags=({{ values.flag }}) { }", flag="unconfined"), Reason.MODE_MISMATCH),
+        (template("{# nothing #}"), Reason.POLICY_EMPTY),
+        (template("profile a { }", large="x" * 70_000), Reason.POLICY_TOO_LARGE),
+    ],
+)
+async def test_what_is_refused_of_a_text_is_refused_of_a_rendered_one(
+    parser: Parser, wanted: ProfileSpec, reason: Reason
+):
+    with pytest.raises(InputFault) as told:
+        await accepted(parser, wanted, BOOKWORM)
+    assert told.value.reason is reason, told.value.message
+
+
+async def test_too_many_texts_are_refused(parser: Parser):
+    kinds = [Facts(kernel=f"6.{number}") for number in range(65)]
+    with pytest.raises(InputFault, match="makes 65 texts"):
+        await accepted(parser, template("profile a { } # {{ node.kernel.minor }}\n"), *kinds)
+
+
+async def test_common_kinds_differ():
+    assert len({facts_key(one) for one in COMMON}) == len(COMMON)

@@ -20,7 +20,9 @@ from hauberk.operator.controller import Controller
 from hauberk.operator.desired import CreateRevision, DeleteRevision, Entomb, RemoveFinalizer, Write
 from hauberk.operator.publish import content_digest
 from hauberk.operator.snapshot import Store
+from hauberk.profiles.check import Judge
 from hauberk.profiles.parser import Parser
+from hauberk.profiles.rendering import Renderer
 
 
 class Api:
@@ -84,7 +86,7 @@ def api() -> Api:
 
 
 def controller_of(api: Api, parser: Parser) -> Controller:
-    return Controller(cast("Cluster", api), parser)
+    return Controller(cast("Cluster", api), Judge(parser, Renderer()))
 
 
 def body(name: str, policy: str = "", generation: int = 1) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from hauberk.crds.models import (
     Text,
     decode,
 )
-from hauberk.crds.names import CONTRACT, FINALIZER, FORCE_DELETE, digest, tombstone_name
+from hauberk.crds.names import CONTRACT, FINALIZER, FORCE_DELETE, digest, text_id, tombstone_name
 from hauberk.crds.reasons import Reason
 from hauberk.operator.aggregate import aggregate
 from hauberk.operator.desired import (
@@ -50,6 +50,7 @@ from hauberk.operator.desired import (
     CreateRevision,
     DeleteRevision,
     Entomb,
+    Extend,
     Place,
     RemoveFinalizer,
     Write,
@@ -57,7 +58,8 @@ from hauberk.operator.desired import (
     tombstones,
 )
 from hauberk.operator.publish import NO_CONTENT, content_digest, name_owners, tombstone, wanted_revision
-from hauberk.operator.snapshot import Accepted, AgentView, Judgement, NodeView, Refusal, Snapshot, Store
+from hauberk.operator.snapshot import AgentView, Judgement, NodeView, Refusal, Snapshot, Store
+from hauberk.profiles.check import Accepted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,12 +83,16 @@ def names_of(text: str, profile: str) -> list[str]:
     return text.removeprefix("names ").split(",") if text.startswith("names ") else [profile]
 
 
+def a_text(text: str, profile: str) -> Text:
+    return Text(id=text_id(text), text=text, names=names_of(text, profile))
+
+
 def judged(text: str, profile: str) -> Judgement | None:
     if "unjudged" in text:
         return None
     if text.startswith("broken"):
         return Refusal(Reason.POLICY_REFUSED, "apparmor_parser refuses the policy: line 3: syntax error")
-    return Accepted(tuple(names_of(text, profile)))
+    return Accepted((a_text(text, profile),))
 
 
 # --- a cluster in short ---
@@ -148,7 +154,7 @@ def a_revision(short: dict[str, Any]) -> ProfileRevision:
             content=Content(
                 digest=digest_of(label),
                 mode="Complain" if complains else "Enforce",
-                texts=[Text(text=text, names=names_of(text, profile))],
+                texts=[a_text(text, profile)],
             ),
             placement=Placement(
                 sequence=short.get("sequence", 1),
@@ -242,6 +248,8 @@ def told(write: Write) -> str:
             return f"{type(write).__name__} {profile.metadata.name}"
         case CreateRevision(revision):
             return f"CreateRevision {revision.metadata.name}: {_placed(revision.spec.placement)}"
+        case Extend(revision, texts, _):
+            return f"Extend {revision.metadata.name}: {len(texts)} texts"
         case Place(name, placement):
             return f"Place {name}: {_placed(placement)}"
         case DeleteRevision(name):
@@ -429,6 +437,10 @@ def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
             case CreateRevision(revision):
                 assert revision.metadata.name not in revisions
                 revisions[revision.metadata.name] = revision
+            case Extend(revision, texts, unrendered):
+                content = msgspec.structs.replace(revision.spec.content, texts=list(texts))
+                spec = msgspec.structs.replace(revision.spec, content=content, unrendered=list(unrendered))
+                revisions[revision.metadata.name] = msgspec.structs.replace(revision, spec=spec)
             case Place(name, placement):
                 one = revisions[name]
                 revisions[name] = msgspec.structs.replace(
@@ -799,7 +811,7 @@ def test_a_deletion_waits_for_whom_it_can_reach(agent: dict[str, Any], node: dic
 @pytest.mark.parametrize("attach", [True, False])
 def test_guards_that_are_lifted_are_published(adopt: bool, attach: bool):
     profile = a_profile("p", {"text": "v1", "adopt": adopt, "attach": attach})
-    made = wanted_revision(profile, Accepted(("p",)), HERE)
+    made = wanted_revision(profile, Accepted((a_text("v1", "p"),)), HERE)
     assert made.spec.placement.adopt is adopt
     assert made.spec.content.allow_attachment is attach
     assert made.spec.installation == HERE

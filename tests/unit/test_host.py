@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from hauberk.daemonset.facts import gather, os_release
+from hauberk.crds.models import Runtime
+from hauberk.daemonset.facts import gather, newest_abi, os_release, runtime
 from hauberk.daemonset.host import Host, Loaded
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,10 +71,56 @@ def test_the_features_have_one_digest_whatever_their_order(tree: Tree, tmp_path:
     for one, files in ((tree, ("a/x", "b")), (other, ("b", "a/x"))):
         for file in files:
             one.put(one.host.apparmor / "features" / file, file)
-    assert tree.host.features() == other.host.features()
+    assert tree.host.features_digest() == other.host.features_digest()
     tree.put(tree.host.apparmor / "features/b", "more")
-    assert tree.host.features() != other.host.features()
+    assert tree.host.features_digest() != other.host.features_digest()
     other.close()
+
+
+def test_the_features_are_named_as_the_kernel_has_them(tree: Tree):
+    for file, said in {
+        "capability": "0xffffff",
+        "caps/mask": " ".join(f"cap{number}" for number in range(41)),
+        "ipc/posix_mqueue": "create read write",
+        "namespaces/mask": "userns_create",
+        "namespaces/pivot_root": "no",
+        "namespaces/profile": "yes",
+        "query/label/data": "yes",
+        "query/label/perms": "allow deny",
+    }.items():
+        tree.put(tree.host.apparmor / "features" / file, f"{said}\n")
+    features = tree.host.features()
+    assert [one for one in features if not one.startswith("domain")] == [
+        *("capability", "caps", "ipc", "ipc/posix_mqueue"),
+        *("namespaces", "namespaces/profile", "namespaces/userns_create"),
+        *("query", "query/label", "query/label/data", "query/label/perms"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "newest"),
+    [
+        (["3.0", "kernel-5.4-vanilla", "kernel-5.4-outoftree-network"], "3.0"),
+        (["3.0", "4.0", "4.10", "4.9"], "4.10"),
+        (["kernel-5.4-vanilla"], ""),
+        ([], ""),
+    ],
+)
+def test_the_newest_abi(names: list[str], newest: str):
+    assert newest_abi(names) == newest
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("containerd://1.7.24", Runtime(name="containerd", version="1.7.24")),
+        ("cri-o://1.33.0", Runtime(name="cri-o", version="1.33.0")),
+        ("", Runtime()),
+        ("x" * 100, Runtime(name="x" * 64)),
+    ],
+)
+def test_the_runtime_as_the_kubelet_calls_it(said: str, found: Runtime):
+    assert runtime(said) == found
 
 
 def test_a_node_without_files_has_facts_all_the_same(tmp_path: Path):

@@ -10,9 +10,10 @@ import pytest
 from hauberk.crds.errors import InputFault
 from hauberk.crds.models import AppArmor, ProfileSpec
 from hauberk.crds.reasons import Reason
-from hauberk.profiles.check import check
+from hauberk.profiles.check import Judge, check
 from hauberk.profiles.includes import refuse_includes
 from hauberk.profiles.parser import Parser, fault_message
+from hauberk.profiles.rendering import Renderer
 
 OUTSIDE = "capability sys_admin,\n"
 
@@ -128,7 +129,7 @@ async def test_what_stays_within_is_taken(parser: Parser, base: Path, case: str)
     laid(base, lays)
     here = dataclasses.replace(parser, base=base)
     spec = ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=policy(include)))
-    assert (await check(spec, here)).names == ("a",)
+    assert (await check(spec, Judge(here, Renderer()), {})).names == ("a",)
 
 
 READABLE = sorted(set(OUT) - {"dangling", "beside-the-base"})
@@ -150,7 +151,7 @@ async def test_the_parser_would_have_read_it(parser: Parser, base: Path, case: s
         (base.parent / "out" / secret).write_text("")
     assert await here.compile(policy(include), "Enforce") != with_secret
     with pytest.raises(InputFault, match=r"^IncludeRefused"):
-        await check(spec, here)
+        await check(spec, Judge(here, Renderer()), {})
 
 
 @pytest.mark.parametrize("case", ["in-a-folder-of-a-folder", "link-to-a-folder-in-a-folder"])

@@ -28,13 +28,15 @@ ONLY = {
     "lightkube": {"operator/cluster.py", "daemonset/cluster.py", "operator/main.py", "daemonset/main.py"},
     "kubernetes": set[str](),
     "httpx2": {"operator/cluster.py", "daemonset/cluster.py"},
-    "socket": set[str](),
+    "jinja2": {"profiles/template.py", "operator/agents.py"},
+    "socket": {"profiles/rendering.py", "profiles/zygote.py"},  # of each other, in one machine
 }
-STARTS_PROCESSES = {"profiles/parser.py"}
+STARTS_PROCESSES = {"profiles/parser.py", "profiles/rendering.py", "profiles/zygote.py"}
 TOUCHES_THE_HOST = {"daemonset/host.py"}
 
 PURE = {
-    *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "profiles/compiled.py"),
+    *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "crds/facts.py"),
+    *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py"),
     *("daemonset/plan.py", "daemonset/report.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py"),
@@ -123,7 +125,9 @@ def deeds(text: str, name: str) -> list[str]:
             and node.attr in _STARTERS
             and name not in STARTS_PROCESSES
         ):
-            found.append(f"{name}:{node.lineno}: only the parser's runner starts processes")
+            found.append(
+                f"{name}:{node.lineno}: only the runners of the parser and of templates start processes"
+            )
         if (
             name.startswith("daemonset/")
             and name not in TOUCHES_THE_HOST

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from hauberk.crds import models
 from hauberk.crds.names import API_VERSION, PROTECTED
-from hauberk.profiles.check import check
+from hauberk.profiles.check import Judge, check
 from hauberk.profiles.parser import Parser
+from hauberk.profiles.rendering import Renderer
 
 FOLDER = Path(__file__).parents[2] / "profiles" / "library"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -96,5 +97,5 @@ def test_the_parser_takes_it(profile: models.SecurityProfile, policy: str) -> No
 
 
 async def test_hauberk_takes_it(profile: models.SecurityProfile) -> None:
-    verdict = await check(profile.spec, Parser())
+    verdict = await check(profile.spec, Judge(Parser(), Renderer()), {})
     assert verdict.names == (profile.metadata.name,)

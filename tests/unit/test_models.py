@@ -166,7 +166,10 @@ revisions = st.builds(
             Content,
             digest=words,
             mode=words,
-            texts=st.lists(st.builds(Text, facts=words, text=words, names=st.lists(words)), max_size=2),
+            texts=st.lists(
+                st.builds(Text, id=words, facts=st.lists(words), text=words, names=st.lists(words)),
+                max_size=2,
+            ),
             allow_attachment=st.booleans(),
         ),
         placement=st.builds(

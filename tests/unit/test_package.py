@@ -47,7 +47,8 @@ def wanted() -> set[str]:
         f"hauberk/{file.relative_to(ROOT)}" for folder in PRODUCT for file in (ROOT / folder).glob("*.py")
     }
     crds = {f"hauberk/crds/{file.name}" for file in (ROOT / "crds").glob("*.yaml")}
-    return code | crds | {"hauberk/daemonset/daemonset.yaml.j2"}
+    templates = {f"hauberk/{file.relative_to(ROOT)}" for file in (ROOT / "profiles").glob("templates/*.j2")}
+    return code | crds | templates | {"hauberk/daemonset/daemonset.yaml.j2"}
 
 
 def test_the_wheel_has_all_code_crds_and_the_template(wheel: set[str]):

@@ -14,8 +14,9 @@ from hauberk.crds.models import (
     ProfileRevision,
     RevisionSpec,
     Text,
+    Unrendered,
 )
-from hauberk.crds.names import CONTRACT
+from hauberk.crds.names import ANY_FACTS, CONTRACT, text_id
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Loaded
@@ -43,6 +44,10 @@ HERE = {"kubernetes.io/os": "linux", "pool": "a"}
 ELSEWHERE = NodeSelector(match_labels={"pool": "b"})
 
 
+def a_text(text: str, kind: str = ANY_FACTS, *names: str) -> Text:
+    return Text(id=text_id(text), facts=[kind], text=text, names=list(names or ("p",)))
+
+
 def revision(
     profile: str = "p",
     digest: str = "d1",
@@ -67,9 +72,7 @@ def revision(
         force=force,
         adopt=adopt,
     )
-    content = Content(
-        digest=digest, mode=mode, texts=[Text(facts=facts, text=text or profile, names=[profile])]
-    )
+    content = Content(digest=digest, mode=mode, texts=[a_text(text or profile, facts, profile)])
     return ProfileRevision(
         metadata=Metadata(name=f"{profile}.{digest}"),
         spec=RevisionSpec(
@@ -735,15 +738,64 @@ def test_a_problem_is_about_the_revision_that_is_wanted():
     assert "update the agent" in decided.problems["p"].message
 
 
+OWN, OTHER = a_text("own", "own"), a_text("other", "other")
+
+
+def of_kinds(*texts: Text, unrendered: list[Unrendered] | None = None) -> ProfileRevision:
+    one = revision()
+    spec = replace(
+        one.spec, content=replace(one.spec.content, texts=list(texts)), unrendered=unrendered or []
+    )
+    return replace(one, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("texts", "held", "load", "reason", "other"),
+    [
+        ([OWN, OTHER], "", "own", "", False),
+        ([OWN, OTHER], "own", "", "", False),
+        ([OWN, OTHER], "other", "own", "", True),  # the node changed
+        ([OTHER], "", "", "AwaitingRender", False),
+        ([OTHER], "other", "", "AwaitingRender", True),  # what it holds it keeps
+        ([], "", "", "AwaitingRender", False),
+    ],
+)
+def test_a_node_takes_the_text_for_its_kind(
+    texts: list[Text], held: str, load: str, reason: str, other: bool
+):
+    holdings = {"p": holding(text=held)} if held else {}
+    snapshot = Snapshot(
+        (of_kinds(*texts),),
+        HERE,
+        holdings,
+        kernel_of(*holdings.values()),
+        BOOT,
+        boot_files={"p": "d1"},
+        kind="own",
+    )
+    decided = plan(snapshot)
+    assert [step.text for step in decided.steps if isinstance(step, Load)] == ([load] if load else [])
+    assert [one.reason for one in decided.problems.values()] == ([reason] if reason else [])
+    assert decided.of_other_kind == ({"p"} if other else set())
+
+
+def test_why_a_kind_of_node_gets_no_text_is_told_by_its_nodes():
+    why = Unrendered(facts=["x", "own"], reason="TemplateRefused", message="line 3: 'x' is not there")
+    snapshot = Snapshot((of_kinds(OTHER, unrendered=[why]),), HERE, {}, {}, BOOT, kind="own")
+    decided = plan(snapshot)
+    assert decided.steps == ()
+    assert decided.problems["p"] == Problem(revision="d1", reason=why.reason, message=why.message)
+
+
 def test_a_text_for_these_facts_comes_before_the_one_for_any():
     one = revision()
     content = replace(
         one.spec.content,
-        texts=[Text(text="any", names=["p"]), Text(facts="mine", text="mine", names=["p"])],
+        texts=[a_text("any"), a_text("mine", "mine")],
     )
     given_one = replace(one, spec=replace(one.spec, content=content))
     for facts, text in (("mine", "mine"), ("else", "any")):
-        decided = plan(Snapshot((given_one,), HERE, {}, {}, BOOT, facts_key=facts))
+        decided = plan(Snapshot((given_one,), HERE, {}, {}, BOOT, kind=facts))
         assert [step.text for step in decided.steps if isinstance(step, Load)] == [text]
 
 

@@ -49,7 +49,7 @@ def told(
     drifts: dict[str, Drift] | None = None,
     remarks: list[Remark] | None = None,
 ) -> Backend:
-    besides = Told(problems or {}, orphans, drifts or {}, remarks or [])
+    besides = Told(problems or {}, orphans, frozenset(), drifts or {}, remarks or [])
     return report.backend({one.profile: one for one in held}, kernel, besides, boot)
 
 
@@ -234,7 +234,7 @@ def test_the_summary_counts(section: Backend | None, summary: str):
     ],
 )
 def test_a_profile_node_is_owned_by_its_node_and_survives_the_api(section: Backend | None):
-    facts = Facts(kernel="6.1", lsms=["apparmor"], app_armor=AppArmorFacts(features="f", enabled=True))
+    facts = Facts(kernel="6.1", lsms=["apparmor"], app_armor=AppArmorFacts(features=["f"], enabled=True))
     made = report.profile_node("n1", "uid-1", "boot", facts, section)
     body = encode(made)
     assert body["metadata"]["ownerReferences"] == [

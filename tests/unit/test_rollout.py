@@ -16,7 +16,7 @@ from hauberk.crds.models import (
     ProfileNode,
     RevisionSpec,
 )
-from hauberk.crds.names import CONTRACT
+from hauberk.crds.names import CONTRACT, OF_OTHER_KIND
 from hauberk.crds.reasons import NodeState, Reason
 from hauberk.operator.rollout import agent_down, held, nodes_still_holding, on_nodes
 from hauberk.operator.snapshot import AgentView, NodeView, Snapshot, agent_view, node_view, parse_time
@@ -255,3 +255,21 @@ def test_a_node_without_a_status_is_read():
 )
 def test_a_pod_without_a_node_or_on_its_way_out_is_no_agent(body: dict[str, Any]):
     assert agent_view(body) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem", "state"),
+    [
+        ("d1/enforce/aa", None, NodeState.READY),
+        (f"d1{OF_OTHER_KIND}/enforce/aa", None, NodeState.UPDATING),
+        (f"d1{OF_OTHER_KIND}/enforce/aa", ("d1", Reason.AWAITING_RENDER), NodeState.UPDATING),
+        (f"d1{OF_OTHER_KIND}/enforce/aa", ("d1", Reason.TEMPLATE_REFUSED), NodeState.FAILED),
+        ("", ("d1", Reason.AWAITING_RENDER), NodeState.UPDATING),
+        ("", ("d1", Reason.TEMPLATE_REFUSED), NodeState.FAILED),
+    ],
+)
+def test_a_node_is_ready_with_the_text_for_its_kind_only(
+    entry: str, problem: tuple[str, str] | None, state: NodeState
+):
+    (found,) = on_nodes(wanted(), cluster(a_node(), a_report(entry, problem)))
+    assert found.state is state

@@ -12,7 +12,9 @@ from hauberk.operator.cluster import Cluster
 from hauberk.operator.controller import Controller
 from hauberk.operator.desired import CreateRevision, RemoveFinalizer, Write
 from hauberk.operator.snapshot import Store
+from hauberk.profiles.check import Judge
 from hauberk.profiles.parser import Parser
+from hauberk.profiles.rendering import Renderer
 
 
 class Api:
@@ -57,7 +59,7 @@ def deleted(name: str) -> dict[str, Any]:
 
 async def test_what_is_published_says_where_it_is_from_now(parser: Parser):
     api = Api()
-    controller = Controller(cast("Cluster", api), parser)
+    controller = Controller(cast("Cluster", api), Judge(parser, Renderer()))
     controller.store = Store("there")  # as it was when everything was listed last
     controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
     await controller.reconcile()
@@ -71,7 +73,7 @@ async def test_what_is_published_says_where_it_is_from_now(parser: Parser):
 async def test_a_deletion_is_believed_only_as_far_as_it_was_asked_about(parser: Parser):
     """All kinds begin to go away while it is asked, for another deletion's sake, whether they do."""
     api = Api()
-    controller = Controller(cast("Cluster", api), parser)
+    controller = Controller(cast("Cluster", api), Judge(parser, Renderer()))
     for name in ("a", "b"):
         controller.seen(SECURITY_PROFILES, name, body(name), deleted=False)
     controller.seen(SECURITY_PROFILES, "a", deleted("a"), deleted=False)
