@@ -15,8 +15,10 @@ COPY crds crds
 COPY profiles profiles
 COPY operator operator
 COPY daemonset daemonset
+COPY cli cli
 RUN python3 -m pip install --no-cache-dir --no-build-isolation --no-deps --target /opt/hauberk . \
- && rm -rf /opt/hauberk/bin
+ # the command line is for people's own machines
+ && rm -rf /opt/hauberk/bin /opt/hauberk/hauberk/cli
 
 FROM debian:trixie-slim
 # The parser and its abstractions come with the image: the policy language is then the same on every node.

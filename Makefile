@@ -70,7 +70,7 @@ lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	  pyproject.toml -o requirements/image.txt
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
-	  --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
+	  --extra cli --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
 
 # A half-made environment is never used: the marker is written last.
 $(VENV)/.done: requirements/dev.txt pyproject.toml
@@ -84,7 +84,7 @@ $(VENV)/.done: requirements/dev.txt pyproject.toml
 	@$(VENV)/.uv/bin/uv pip sync --quiet --python $(VENV) --require-hashes requirements/dev.txt
 	@$(VENV)/.uv/bin/uv pip install --quiet --python $(VENV) --no-deps --editable .
 	@mkdir -p $(VENV)/types/hauberk
-	@for folder in crds profiles operator daemonset; do \
+	@for folder in crds profiles operator daemonset cli; do \
 	  ln -sfn "$(CURDIR)/$$folder" $(VENV)/types/hauberk/$$folder; done
 	@touch $@
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("crds", "profiles", "operator", "daemonset")
+PRODUCT = ("crds", "profiles", "operator", "daemonset", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
