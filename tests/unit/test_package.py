@@ -80,3 +80,18 @@ def test_operator_is_the_standard_librarys_where_people_run_python():
 
 def test_the_installed_version_is_the_projects():
     assert metadata.version("hauberk") == PROJECT["project"]["version"]
+
+
+def test_the_image_is_built_from_nothing_that_is_kept_from_it():
+    let_in = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        source
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    }
+    assert copied == let_in
