@@ -110,6 +110,11 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
     # take over profiles of these names that the host owns, and give them back: needs a verb of its own
     adopt: bool = False
 
+    @property
+    def mode(self) -> str:
+        """Return the mode that is asked for."""
+        return self.app_armor.mode if self.app_armor else "Enforce"
+
 
 class Condition(Model, frozen=True, kw_only=True):
     """A metav1.Condition."""

@@ -26,6 +26,9 @@ LABEL_PROFILE = f"{GROUP}/profile"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 AGENT_COMPONENT = "agent"
 OPERATOR = "hauberk-operator"
+# Its Deployment, Service, Secret and webhook configuration; its authority, without the key, is a ConfigMap.
+ADMISSION = "hauberk-admission"
+ADMISSION_AUTHORITY = "hauberk-admission-authority"
 AGENT = "hauberk-agent"
 
 # The shape of a ProfileRevision that this code writes and reads. An agent leaves a revision with a

@@ -58,7 +58,11 @@ class Story:
         self._kubectl("apply", "--kustomize", str(ROOT / "deploy"))
         if before:  # a demo that runs again has a new image under the old tag
             self._kubectl("--namespace=hauberk-system", "rollout", "restart", *before)
-        for what in ("deployment/hauberk-operator", "daemonset/hauberk-agent"):
+        for what in (
+            "deployment/hauberk-operator",
+            "deployment/hauberk-admission",
+            "daemonset/hauberk-agent",
+        ):
             self._kubectl("--namespace=hauberk-system", "wait", "--for=create", what, f"--timeout={WAIT}")
             self._kubectl("--namespace=hauberk-system", "rollout", "status", what, f"--timeout={WAIT}")
 

@@ -10,15 +10,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..crds.models import Condition, Counts, Failure, ProfileStatus, SecurityProfile, Summary
+import msgspec
+
+from ..crds.models import (
+    Condition,
+    Counts,
+    Failure,
+    ProfileStatus,
+    RevisionSpec,
+    SecurityProfile,
+    Summary,
+)
 from ..crds.reasons import NodeState, Reason
-from ..profiles.check import Accepted
-from .desired import wants_new_content
-from .publish import judgement, placement, policy_of
 from .rollout import OnNode, nodes_still_holding, on_nodes
-from .snapshot import Refusal, Snapshot
+from .snapshot import Snapshot
 
 FAILURES = 10
+# What the operator says. `Accepted` is the admission's.
+TYPES = ("Available", "Ready", "Reconciling", "Stalled")
 
 
 @dataclass(frozen=True)
@@ -26,15 +35,18 @@ class _Verdict:
     """A condition's word before it becomes one."""
 
     status: str
-    reason: Reason
+    reason: str
     message: str
 
 
-def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, str]) -> ProfileStatus:
-    """Return the status that the profile should have now; `owners` as `publish.name_owners` gave them."""
-    judged = judgement(profile, snapshot, owners)
-    if judged is None and profile.status.observed_generation == profile.metadata.generation:
-        return profile.status  # after a restart: what was said stands until the text is judged again
+def own(status: ProfileStatus) -> ProfileStatus:
+    """Return the part of a status that is the operator's, in the order in which `aggregate` makes it."""
+    by = {one.type: one for one in status.conditions}
+    return msgspec.structs.replace(status, conditions=[by[kind] for kind in TYPES if kind in by])
+
+
+def aggregate(profile: SecurityProfile, snapshot: Snapshot) -> ProfileStatus:
+    """Return the status that the profile should have now, but for the condition Accepted."""
     revisions = snapshot.revisions_of(profile)
     wanted = revisions[0].spec if revisions else None
     states = on_nodes(wanted, snapshot) if wanted else []
@@ -42,8 +54,7 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
     texts = wanted.content.texts if wanted else []
     names = list(dict.fromkeys(name for text in texts for name in text.names))
     reference = reference_name(profile.metadata.name, names)
-    accepted = _accepted(profile, judged)
-    ready = _ready(profile, accepted, counts, states, snapshot)
+    ready = _ready(profile, wanted, counts, states, snapshot)
     return ProfileStatus(
         observed_generation=profile.metadata.generation,
         revision=wanted.content.digest if wanted else "",
@@ -52,7 +63,7 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
         nodes=counts,
         summary=Summary(
             ready=f"{counts.ready}/{counts.targeted}",
-            mode=wanted.content.mode if wanted else policy_of(profile.spec)[1],
+            mode=wanted.content.mode if wanted else profile.spec.mode,
             status=ready.reason,
             reference=reference,
         ),
@@ -60,7 +71,6 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot, owners: dict[str, st
         conditions=_conditions(
             profile,
             {
-                "Accepted": accepted,
                 "Available": _available(states, counts, published=wanted is not None),
                 "Ready": ready,
                 "Reconciling": _reconciling(ready),
@@ -95,46 +105,25 @@ def _reference(name: str) -> dict[str, Any]:
     return {"appArmorProfile": {"type": "Localhost", "localhostProfile": name}} if name else {}
 
 
-def _accepted(profile: SecurityProfile, judged: Accepted | Refusal | None) -> _Verdict:
-    if profile.metadata.deletion_timestamp:
-        return _Verdict("Unknown", Reason.TERMINATING, "the profile is being deleted")
-    if judged is None:
-        return _Verdict("Unknown", Reason.PROGRESSING, "the policy is being checked")
-    if isinstance(judged, Refusal):
-        return _Verdict("False", judged.reason, judged.message)
-    return _Verdict("True", Reason.ACCEPTED, _what_is_accepted(profile, judged))
-
-
-def _what_is_accepted(profile: SecurityProfile, judged: Accepted) -> str:
-    several = "" if len(judged.names) == 1 else "s"
-    defines = f"defines {len(judged.names)} profile{several}"
-    if profile.spec.template is None:
-        return f"the policy {defines}"
-    if not judged.kinds:
-        return (
-            "the template is good for common kinds of nodes; it is rendered once a node with AppArmor reports"
-        )
-    rendered = sum(len(one.facts) for one in judged.texts)
-    return (
-        f"the template {defines}; it makes {len(judged.texts)} text{'' if len(judged.texts) == 1 else 's'} "
-        f"for {rendered} of {len(judged.kinds)} kinds of nodes"
-    )
-
-
 def _ready(
-    profile: SecurityProfile, accepted: _Verdict, counts: Counts, states: list[OnNode], snapshot: Snapshot
+    profile: SecurityProfile,
+    wanted: RevisionSpec | None,
+    counts: Counts,
+    states: list[OnNode],
+    snapshot: Snapshot,
 ) -> _Verdict:
     if profile.metadata.deletion_timestamp:
         return _terminating(profile, snapshot)
+    accepted = next((one for one in profile.status.conditions if one.type == "Accepted"), None)
+    if accepted is None or accepted.observed_generation != profile.metadata.generation:
+        return _Verdict("False", Reason.UPDATING, "the policy is being checked")
     if accepted.status == "False":
         return _Verdict("False", accepted.reason, accepted.message)
-    if wants_new_content(profile, snapshot):
-        if profile.spec.suspend:
+    # Until it carries this generation's number, what nodes are counted by is still an earlier one's.
+    if wanted is None or wanted.placement.sequence != profile.metadata.generation:
+        if profile.spec.suspend and (wanted is None or wanted.placement.suspend):
             return _Verdict("False", Reason.SUSPENDED, "spec.suspend holds the new policy back")
-        return _Verdict("False", Reason.UPDATING, "the policy is being published")
-    if snapshot.revisions_of(profile)[0].spec.placement != placement(profile):
-        # What the nodes are counted by is still the earlier generation's.
-        return _Verdict("False", Reason.UPDATING, "a changed selection of nodes is being published")
+        return _Verdict("False", Reason.UPDATING, "what was asked for is being published")
     return _nodes_ready(counts, states)
 
 

@@ -1,20 +1,21 @@
-"""Decides which writes bring the API from what it holds to what the SecurityProfiles ask for. Pure.
+"""Decides which writes bring the ProfileRevisions to what the SecurityProfiles ask for. Pure.
 
-Called by `controller` after every change; `cluster` carries the writes out. Deciding again after any of them
-gives the rest, so an operator that is killed between two writes goes on where it stopped.
+Called by `publisher` after every change; `cluster` carries the writes out. Deciding again after any of them
+gives the rest, so a process that is killed between two writes goes on where it stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-from ..crds.models import Backend, Placement, ProfileRevision, SecurityProfile, Text, Unrendered
+import msgspec
+
+from ..crds.models import Backend, Placement, ProfileRevision, RevisionSpec, SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
-from ..crds.reasons import NodeState
 from ..profiles.check import Accepted
 from .publish import (
     NO_CONTENT,
+    Judged,
     bounded,
     content_digest,
     judgement,
@@ -22,66 +23,11 @@ from .publish import (
     tombstone,
     wanted_revision,
 )
-from .rollout import nodes_still_holding, on_nodes
 from .snapshot import Snapshot
+from .writes import Collect, CreateRevision, DeleteRevision, Entomb, Extend, Place, Write
 
 
-@dataclass(frozen=True)
-class AddFinalizer:
-    """Keep a profile's object until no kernel holds it."""
-
-    profile: SecurityProfile
-
-
-@dataclass(frozen=True)
-class RemoveFinalizer:
-    """Let a profile's object go."""
-
-    profile: SecurityProfile
-
-
-@dataclass(frozen=True)
-class CreateRevision:
-    """Publish content."""
-
-    revision: ProfileRevision
-
-
-@dataclass(frozen=True)
-class Place:
-    """Change where a revision goes, or make it the wanted one."""
-
-    revision: str
-    placement: Placement
-
-
-@dataclass(frozen=True)
-class Extend:
-    """Add texts for further kinds of nodes to a revision: as it was read, or not at all."""
-
-    revision: ProfileRevision
-    texts: tuple[Text, ...]
-    unrendered: tuple[Unrendered, ...]
-
-
-@dataclass(frozen=True)
-class DeleteRevision:
-    """Take back content that no node needs."""
-
-    revision: str
-
-
-@dataclass(frozen=True)
-class Entomb:
-    """Tell the agents that still hold a profile that its object was deleted, once that is sure."""
-
-    tombstone: ProfileRevision
-
-
-Write = AddFinalizer | RemoveFinalizer | CreateRevision | Extend | Place | DeleteRevision | Entomb
-
-
-def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> list[Write]:
+def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> list[Write]:
     """Return the writes that are left to do for a profile, in an order that is safe to stop in anywhere.
 
     `owners` is what `publish.name_owners` gave for the same snapshot.
@@ -96,31 +42,26 @@ def desired(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, s
     return writes
 
 
-def publishes(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> bool:
+def publishes(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> bool:
     """Return whether a profile has accepted content that is not published yet."""
     if profile.metadata.deletion_timestamp or profile.spec.suspend:
+        return False
+    if FINALIZER not in profile.metadata.finalizers:
         return False
     name = revision_name(profile.metadata.name, content_digest(profile))
     return name not in snapshot.revisions and isinstance(judgement(profile, snapshot, owners), Accepted)
 
 
 def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:
-    if FINALIZER not in profile.metadata.finalizers:
-        return
     if snapshot.store.terminating:
-        # Nobody deleted this profile: all of Hauberk's kinds go away. What the nodes hold they keep.
-        yield RemoveFinalizer(profile)
-        return
-    revisions = snapshot.revisions_of(profile)
-    withdrawn = [(one, _withdrawn(one.spec.placement, profile)) for one in revisions]
-    waiting = [Place(one.metadata.name, to) for one, to in withdrawn if one.spec.placement != to]
-    yield from waiting
-    if waiting or nodes_still_holding(profile.metadata.name, snapshot):
-        return
-    # First, so that a node that comes back before the object is gone still finds out what became of it.
-    yield RemoveFinalizer(profile)
-    for one in revisions:
-        yield DeleteRevision(one.metadata.name)
+        return  # nobody deleted this profile: all of Hauberk's kinds go away
+    for one in snapshot.revisions_of(profile):
+        if FINALIZER not in profile.metadata.finalizers:
+            # The operator let it go, and someone else did not yet: a tombstone tells whoever still holds it.
+            if one.spec.content != NO_CONTENT:
+                yield DeleteRevision(one.metadata.name)
+        elif one.spec.placement != (to := _withdrawn(one.spec.placement, profile)):
+            yield Place(one.metadata.name, to)
 
 
 def _withdrawn(before: Placement, profile: SecurityProfile) -> Placement:
@@ -136,12 +77,10 @@ def _withdrawn(before: Placement, profile: SecurityProfile) -> Placement:
 def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot) -> Iterator[Write]:
     revisions = snapshot.revisions_of(profile)
     if FINALIZER not in profile.metadata.finalizers:
-        yield AddFinalizer(profile)
-        return  # published in the next round: what a node loads must not outlive its object unseen
+        return  # the operator's turn: what a node loads must not outlive its object unseen
     if profile.spec.suspend:
-        # Content is frozen; where it goes, and that it is frozen, is not.
-        if revisions and revisions[0].spec.placement != placement(profile):
-            yield Place(revisions[0].metadata.name, placement(profile))
+        if revisions and revisions[0].spec.placement != (to := _frozen(profile, revisions[0].spec)):
+            yield Place(revisions[0].metadata.name, to)
         return
     wanted = wanted_revision(profile, accepted, snapshot.store.installation)
     there = snapshot.revisions.get(wanted.metadata.name)
@@ -154,6 +93,14 @@ def _publishing(profile: SecurityProfile, accepted: Accepted, snapshot: Snapshot
             yield Place(wanted.metadata.name, wanted.spec.placement)
         if _says_more(accepted, there):
             yield Extend(there, accepted.texts, accepted.unrendered)
+
+
+def _frozen(profile: SecurityProfile, first: RevisionSpec) -> Placement:
+    """Return where content goes that is frozen; its sequence tells that other content is held back."""
+    to = placement(profile)
+    if first.content.digest == content_digest(profile):
+        return to
+    return msgspec.structs.replace(to, sequence=first.placement.sequence)
 
 
 def _says_more(accepted: Accepted, there: ProfileRevision) -> bool:
@@ -170,7 +117,14 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
     an orphan. Only one of this very store, which has no object of that UID any more, was deleted; one whose
     object is being deleted and lost its revisions is as well.
     """
-    published = [one.spec for one in snapshot.revisions.values() if one.spec.content != NO_CONTENT]
+    owned = {
+        profile.metadata.uid for profile in snapshot.profiles.values()
+    }  # what else there is is collected
+    published = [
+        one.spec
+        for one in snapshot.revisions.values()
+        if one.spec.content != NO_CONTENT and one.spec.profile_uid in owned
+    ]
     speaking = {spec.profile_uid for spec in published}
     alive = {
         profile.metadata.uid
@@ -208,27 +162,49 @@ def _sections(snapshot: Snapshot) -> list[Backend]:
     return [one.status.app_armor for one in snapshot.reports.values() if one.status.app_armor]
 
 
+def collected(snapshot: Snapshot) -> list[Write]:
+    """Return the writes that take back what is left of SecurityProfiles whose objects are gone."""
+    there = {profile.metadata.uid for profile in snapshot.profiles.values()}
+    return [
+        Collect(one)
+        for _, one in sorted(snapshot.revisions.items())
+        if one.spec.content != NO_CONTENT and one.spec.profile_uid not in there
+    ]
+
+
 def _superseded(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:
     """Delete what no node needs any more.
 
-    While a reachable node has not verified the wanted revision, the newest one before it stays (a node that
-    refuses the wanted one falls back to it), and so does any that a node still holds.
+    Until the operator found the wanted revision on every node that can be reached, the newest one before it
+    stays (a node that refuses the wanted one falls back to it), and so does any that a node still holds.
     """
     revisions = snapshot.revisions_of(profile)
     if len(revisions) < 2:
         return
     wanted, *older = revisions
-    states = on_nodes(wanted.spec, snapshot)
-    settled = {NodeState.READY, NodeState.UNREACHABLE, NodeState.UNSUPPORTED}
-    done = all(state.state in settled for state in states)
-    needed = set[str]() if done else {state.holds for state in states} | {older[0].spec.content.digest}
-    needed.add(content_digest(profile))  # going back to it: it is about to be the wanted one
+    needed = {content_digest(profile)}  # going back to it: it is about to be the wanted one
+    if not _settled(profile, wanted.spec):
+        needed |= _held(profile.metadata.name, snapshot) | {older[0].spec.content.digest}
     for one in older:
         if one.spec.content.digest not in needed and one.metadata.deletion_timestamp is None:
             yield DeleteRevision(one.metadata.name)
 
 
-def wants_new_content(profile: SecurityProfile, snapshot: Snapshot) -> bool:
-    """Return whether the user asks for other content than the wanted revision carries."""
-    revisions = snapshot.revisions_of(profile)
-    return not revisions or revisions[0].spec.content.digest != content_digest(profile)
+def _settled(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
+    """Return whether the status says that each node has a revision, or can't be reached, or needs none."""
+    status, generation = profile.status, profile.metadata.generation
+    done = any(
+        one.type == "Reconciling" and one.status == "False" and one.observed_generation == generation
+        for one in status.conditions
+    )
+    return (
+        done
+        and status.observed_generation == wanted.placement.sequence == generation
+        and status.revision == wanted.content.digest
+        and not (status.nodes.updating or status.nodes.failed or status.nodes.agent_down)
+    )
+
+
+def _held(profile: str, snapshot: Snapshot) -> set[str]:
+    """Return the digest of what each node holds of a profile."""
+    return {section.profiles.get(profile, "").partition("/")[0] for section in _sections(snapshot)}

@@ -1,8 +1,9 @@
-"""Which of several operators writes: the one that holds the Lease. The others know all it knows, and wait.
+"""Which of several processes writes: the one that holds the Lease. The others know all it knows, and wait.
 
-Started by `handlers`; `controller` asks it before it decides, and before it writes for each profile. Like
-Kubernetes' own controllers (client-go, tools/leaderelection) it compares no clocks of two machines: a Lease
-is free when its record has not changed for as long as it says, seen by the one who waits.
+The operators have one Lease, the admissions another. Started by `handlers`; `loop` asks it before it decides,
+and before it writes for each profile. Like Kubernetes' own controllers (client-go, tools/leaderelection) it
+compares no clocks of two machines: a Lease is free when its record has not changed for as long as it says,
+seen by the one who waits.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Every kopf decorator of the operator: each handler tells the controller what was seen, nothing more.
+"""Every kopf decorator of Hauberk: each handler tells the loop what was seen, nothing more.
 
-Loaded by `main`. Raw events, not kopf's change detection: that would keep a second copy of each policy in an
-annotation, and the decisions need all objects at once anyway.
+Called by `main` (the operator) and by `admission`. Raw events, not kopf's change detection: that would keep a
+second copy of each policy in an annotation, and the decisions need all objects at once anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,57 @@ from ..crds.names import (
     SECURITY_PROFILES,
     VERSION,
 )
-from .controller import Controller
-from .election import Election
+from .loop import Loop
 
 # Where the kubelet puts a pod's credentials.
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
+Work = Callable[[], Awaitable[None]]
 
-def register(
-    registry: kopf.OperatorRegistry, controller: Controller, election: Election, stop: asyncio.Event
+
+async def run(
+    loop: Loop[Any],
+    work: Sequence[Work],
+    namespace: str,
+    *,
+    daemonset_seen: Callable[[int | None], None] | None = None,
+    liveness: str | None = None,
 ) -> None:
-    """Register the operator's handlers; `stop` ends kopf when the controller has ended."""
-    _register_life(registry, controller, election, stop)
-    _register_watches(registry, controller)
+    """Run kopf for a loop until SIGTERM, or until one of the works has ended; all of them have ended then.
+
+    `daemonset_seen` is told of the agents' DaemonSet; `liveness` is where the kubelet asks.
+    """
+    registry, memo, stop = kopf.OperatorRegistry(), kopf.Memo(), asyncio.Event()
+    _register_life(registry, loop, work, stop)
+    _register_watches(registry, loop)
+    if daemonset_seen:
+        _register_daemonset(registry, daemonset_seen)
+    try:
+        await kopf.operator(
+            registry=registry,
+            memo=memo,
+            stop_flag=stop,
+            standalone=True,
+            namespaces=[namespace],
+            liveness_endpoint=liveness,
+        )
+    finally:
+        # Not one of kopf's activities: those are left out where it failed, or was ended before it began.
+        if task := memo.get("task"):
+            task.cancel()
+            await asyncio.wait({task})
 
 
 def _register_life(
-    registry: kopf.OperatorRegistry, controller: Controller, election: Election, stop: asyncio.Event
+    registry: kopf.OperatorRegistry, loop: Loop[Any], work: Sequence[Work], stop: asyncio.Event
 ) -> None:
     """Register what happens once: credentials, the start, and what the kubelet's probe sees."""
 
-    async def work() -> None:
+    async def all_work() -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(election.run())
-            tasks.create_task(controller.run())
+            for one in work:
+                tasks.create_task(_awaited(one))
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -56,26 +83,30 @@ def _register_life(
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
         configure(settings)
-        await controller.await_kinds()  # kopf looks for them once, after this
-        memo.task = asyncio.create_task(work())
+        await loop.await_kinds()  # kopf looks for them once, after this
+        memo.task = asyncio.create_task(all_work())
 
         def ended(task: asyncio.Task[None]) -> None:
-            # An operator that watches and decides nothing would look alive.
-            controller.died = None if task.cancelled() else task.exception()
+            # A process that watches and decides nothing would look alive.
+            loop.died = None if task.cancelled() else task.exception()
             stop.set()
 
         memo.task.add_done_callback(ended)
 
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:
-        return controller.ready
+        return loop.ready
 
 
-def _register_watches(registry: kopf.OperatorRegistry, controller: Controller) -> None:
+async def _awaited(work: Work) -> None:
+    await work()
+
+
+def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:
     """Register the kinds that are watched."""
 
     def seen(plural: str, name: str, event: Any, body: Any) -> None:
-        controller.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
+        loop.seen(plural, name, dict(body), deleted=event["type"] == "DELETED")
 
     for plural in _KINDS:
 
@@ -83,17 +114,25 @@ def _register_watches(registry: kopf.OperatorRegistry, controller: Controller) -
         async def kind_seen(name: str, event: Any, body: Any, resource: Any, **_: Any) -> None:
             seen(resource.plural, name, event, body)
 
-    @kopf.on.event("", "v1", "nodes", registry=registry)
-    async def node_seen(name: str, event: Any, body: Any, **_: Any) -> None:
-        seen("nodes", name, event, body)
+    if "nodes" in loop.kinds:
 
-    @kopf.on.event("", "v1", "pods", labels={LABEL_COMPONENT: AGENT_COMPONENT}, registry=registry)
-    async def agent_seen(name: str, event: Any, body: Any, **_: Any) -> None:
-        seen("pods", name, event, body)
+        @kopf.on.event("", "v1", "nodes", registry=registry)
+        async def node_seen(name: str, event: Any, body: Any, **_: Any) -> None:
+            seen("nodes", name, event, body)
 
+    if "pods" in loop.kinds:
+
+        @kopf.on.event("", "v1", "pods", labels={LABEL_COMPONENT: AGENT_COMPONENT}, registry=registry)
+        async def agent_seen(name: str, event: Any, body: Any, **_: Any) -> None:
+            seen("pods", name, event, body)
+
+
+def _register_daemonset(
+    registry: kopf.OperatorRegistry, daemonset_seen: Callable[[int | None], None]
+) -> None:
     @kopf.on.event("apps", "v1", "daemonsets", field="metadata.name", value=AGENT, registry=registry)
-    async def daemonset_seen(event: Any, meta: Any, **_: Any) -> None:
-        controller.daemonset_seen(None if event["type"] == "DELETED" else meta.get("generation"))
+    async def seen(event: Any, meta: Any, **_: Any) -> None:
+        daemonset_seen(None if event["type"] == "DELETED" else meta.get("generation"))
 
 
 def in_cluster() -> kopf.ConnectionInfo | None:

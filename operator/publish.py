@@ -1,11 +1,13 @@
 """Decides which ProfileRevisions a SecurityProfile should have, and who holds which kernel name. Pure.
 
-Called by `desired`. It never looks into a text: the judgement on it comes with the snapshot.
+Called by `desired` and `review`, in the admission alone. It never looks into a text: the judgement on it
+comes with the snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -25,7 +27,7 @@ from ..crds.models import (
 )
 from ..crds.reasons import Reason
 from ..profiles.check import TEXTS, TEXTS_BYTES, Accepted
-from .snapshot import Judgement, Refusal, Snapshot
+from .snapshot import Snapshot
 
 # Kinds of nodes that one text may be for; the schema of ProfileRevisions says the same.
 KINDS = 256
@@ -33,22 +35,38 @@ KINDS = 256
 NO_CONTENT = Content()
 
 
-def policy_of(spec: ProfileSpec) -> tuple[str, str]:
-    """Return the policy and the mode of whichever block is set."""
-    if spec.app_armor:
-        return spec.app_armor.policy, spec.app_armor.mode
-    block = spec.selinux or spec.seccomp
-    return (block.policy if block else ""), "Enforce"
+@dataclass(frozen=True)
+class Refusal:
+    """Why a profile is not published; a template: for which kinds of nodes that was found."""
+
+    reason: Reason
+    message: str
+    kinds: frozenset[str] = frozenset()
+
+
+Judgement = Accepted | Refusal
+
+
+@dataclass(frozen=True)
+class Judged(Snapshot):
+    """A snapshot with the judgements on texts, by content digest."""
+
+    judgements: Mapping[str, Judgement] = field(default_factory=dict[str, Judgement])
+
+
+def policy_of(spec: ProfileSpec) -> str:
+    """Return the policy of whichever block is set."""
+    block = spec.app_armor or spec.selinux or spec.seccomp
+    return block.policy if block else ""
 
 
 def content_digest(profile: SecurityProfile) -> str:
     """Return the digest that names the content which the user asks for now."""
-    policy, mode = policy_of(profile.spec)
     template = profile.spec.template
     return names.digest(
         profile.spec.type,
-        policy,
-        mode,
+        policy_of(profile.spec),
+        profile.spec.mode,
         allow_attachment=_attaches(profile.spec),
         values=None if template is None else template.values,
     )
@@ -58,7 +76,7 @@ def _attaches(spec: ProfileSpec) -> bool:
     return spec.app_armor is not None and spec.app_armor.allow_attachment
 
 
-def judgement(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str, str]) -> Judgement | None:
+def judgement(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> Judgement | None:
     """Return whether the profile may be published; None while its text is not judged yet.
 
     `owners` is what `name_owners` gave for the same snapshot.
@@ -77,7 +95,7 @@ def judgement(profile: SecurityProfile, snapshot: Snapshot, owners: Mapping[str,
     return judged
 
 
-def judged_text(profile: SecurityProfile, snapshot: Snapshot) -> Judgement | None:
+def judged_text(profile: SecurityProfile, snapshot: Judged) -> Judgement | None:
     """Return the judgement on a profile's text alone; what was published once was accepted.
 
     A template's judgement comes with what was said of each kind of node so far.
@@ -91,7 +109,7 @@ def judged_text(profile: SecurityProfile, snapshot: Snapshot) -> Judgement | Non
     return judged
 
 
-def unjudged_kinds(profile: SecurityProfile, snapshot: Snapshot) -> set[str]:
+def unjudged_kinds(profile: SecurityProfile, snapshot: Judged) -> set[str]:
     """Return the kinds of nodes that a template is still to be rendered for; none without a template."""
     if profile.spec.template is None:
         return set()
@@ -114,7 +132,8 @@ def merged(before: Accepted, more: Accepted) -> Accepted:
     told = {key for one in more.unrendered for key in one.facts}
     kept = [_without(one, rendered | told) for one in before.unrendered]
     kept += [_without(one, rendered) for one in more.unrendered]
-    return Accepted(tuple(texts.values()), tuple(one for one in kept if one.facts))
+    advice = tuple(dict.fromkeys((*before.advice, *more.advice)))
+    return Accepted(tuple(texts.values()), tuple(one for one in kept if one.facts), advice)
 
 
 def bounded(accepted: Accepted) -> Accepted:
@@ -152,14 +171,15 @@ def known(judged: Judgement, kinds: Container[str]) -> Judgement:
 
     texts = [msgspec.structs.replace(one, facts=[*filter(there, one.facts)]) for one in judged.texts]
     told = [msgspec.structs.replace(one, facts=[*filter(there, one.facts)]) for one in judged.unrendered]
-    return Accepted(tuple(one for one in texts if one.facts), tuple(one for one in told if one.facts))
+    there_are = tuple(one for one in texts if one.facts), tuple(one for one in told if one.facts)
+    return Accepted(*there_are, judged.advice)
 
 
 def _without(one: Unrendered, kinds: set[str]) -> Unrendered:
     return msgspec.structs.replace(one, facts=[key for key in one.facts if key not in kinds])
 
 
-def name_owners(snapshot: Snapshot) -> dict[str, str]:
+def name_owners(snapshot: Judged) -> dict[str, str]:
     """Return the SecurityProfile that owns each kernel name.
 
     Who holds a name (a revision of its defines it) keeps it; ties go to the older, then to the smaller UID.
@@ -187,7 +207,6 @@ def _held(profile: SecurityProfile, snapshot: Snapshot) -> set[str]:
 
 def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: str) -> ProfileRevision:
     """Return the revision that carries what the user asks for now."""
-    mode = policy_of(profile.spec)[1]
     digest = content_digest(profile)
     owner = OwnerReference(
         api_version=names.API_VERSION,
@@ -209,7 +228,7 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: 
             installation=installation,
             content=Content(
                 digest=digest,
-                mode=mode,
+                mode=profile.spec.mode,
                 texts=list(accepted.texts),
                 allow_attachment=_attaches(profile.spec),
             ),

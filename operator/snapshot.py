@@ -1,6 +1,7 @@
-"""What the operator knows of the cluster at one moment, as plain values. Pure.
+"""What a process knows of the cluster at one moment, as plain values. Pure.
 
-Filled by `handlers` and `controller` from API objects, read by `desired` and `aggregate`.
+Filled by `loop` from API objects. The operator (`controller`) decides on it by `aggregate` and `finalizers`,
+the admission (`publisher`) by `desired`: it has the texts and knows nothing of nodes but their reports.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision, SecurityProfile
-from ..crds.reasons import Reason
-from ..profiles.check import Accepted
 
 # Nodes without a kernel of their own: nothing can be loaded there (virtual-kubelet, AWS Fargate).
 _VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
@@ -56,18 +57,6 @@ class AgentView:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a profile is not published; a template: for which kinds of nodes that was found."""
-
-    reason: Reason
-    message: str
-    kinds: frozenset[str] = frozenset()
-
-
-Judgement = Accepted | Refusal
-
-
-@dataclass(frozen=True)
 class Store:
     """Where SecurityProfiles are kept: their CustomResourceDefinition, and whether Hauberk's are going away.
 
@@ -88,7 +77,6 @@ class Snapshot:
         reports: what the nodes' agents told.
         nodes: of the cluster.
         agents: by their node's name.
-        judgements: on texts, by content digest.
         now: when all this was so.
         store: where the profiles are kept.
     """
@@ -98,7 +86,6 @@ class Snapshot:
     reports: Mapping[str, ProfileNode]
     nodes: Mapping[str, NodeView]
     agents: Mapping[str, AgentView]
-    judgements: Mapping[str, Judgement]
     now: datetime
     store: Store = Store()
 
@@ -152,3 +139,21 @@ def _condition(status: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[
 def parse_time(text: str) -> datetime:
     """Return a Kubernetes timestamp (RFC 3339, UTC)."""
     return datetime.fromisoformat(text)
+
+
+def without_text(model: Any) -> Any:
+    """Return an object as it is read, but for the policies in it."""
+    match model:
+        case SecurityProfile(spec=spec):
+            blocks = {
+                block: msgspec.structs.replace(there, policy="")
+                for block in ("app_armor", "selinux", "seccomp")
+                if (there := getattr(spec, block))
+            }
+            return msgspec.structs.replace(model, spec=msgspec.structs.replace(spec, template=None, **blocks))
+        case ProfileRevision(spec=spec):
+            texts = [msgspec.structs.replace(one, text="") for one in spec.content.texts]
+            content = msgspec.structs.replace(spec.content, texts=texts)
+            return msgspec.structs.replace(model, spec=msgspec.structs.replace(spec, content=content))
+        case _:
+            return model

@@ -89,8 +89,8 @@ async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> 
     if kinds:
         return await _check_template(policy, spec.app_armor, spec.template.values, judge, kinds)
     common = {facts_key(facts): facts for facts in COMMON}
-    await _check_template(policy, spec.app_armor, spec.template.values, judge, common)
-    return Accepted()
+    tried = await _check_template(policy, spec.app_armor, spec.template.values, judge, common)
+    return Accepted(advice=tried.advice)
 
 
 async def check_text(policy: str, wanted: AppArmor, parser: Parser) -> list[compiled.Defined]:

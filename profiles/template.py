@@ -7,8 +7,9 @@ no file, no network and little time. Every value goes through `quoting` on its w
 from __future__ import annotations
 
 import contextlib
+import functools
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def _finalize(value: Any) -> Any:
     return value if isinstance(value, Undefined) else plain(value)
 
 
+def _there(quoting: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that says of what is not there just that, and not that it is no text."""
+
+    @functools.wraps(quoting)
+    def filtered(value: Any, *more: Any, **named: Any) -> Any:
+        if isinstance(value, Undefined):
+            str(value)  # raises, with its name
+        return quoting(value, *more, **named)
+
+    return filtered
+
+
 @cache
 def fragments() -> dict[str, str]:
     """Return the shipped fragments by the names that `include` and `import` know them by."""
@@ -111,7 +124,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     )
     kept: dict[str, Any] = {name: made.filters[name] for name in _KEPT_FILTERS}
     made.filters.clear()
-    made.filters.update(kept | FILTERS)
+    made.filters.update(kept | {name: _there(one) for name, one in FILTERS.items()})
     functions = {name: made.globals[name] for name in _KEPT_GLOBALS}
     made.globals.clear()
     made.globals.update(functions)

@@ -24,6 +24,7 @@ from tests.chaos.scene import (
     Complaint,
     Lack,
     Scene,
+    admission,
     agent,
     container_of,
     files_of,
@@ -35,7 +36,7 @@ from tests.chaos.scene import (
     within,
 )
 from tests.chaos.verdict import Harm, Span, Strike
-from tests.e2e.cluster import SYSTEM, condition, exec_on, get, kubectl, lab, ok, pod, remove, start
+from tests.e2e.cluster import ADMISSION, SYSTEM, condition, exec_on, get, kubectl, lab, ok, pod, remove, start
 
 Heal = Callable[[], None]
 # A container that was killed this often is waited for: its pod is made anew instead.
@@ -92,21 +93,32 @@ def kill_agent(scene: Scene, blow: Blow) -> Heal:
 
 def kill_operator(scene: Scene, blow: Blow) -> Heal:
     """Kill the operator that leads, or delete its pod."""
-    before = within(PATIENCE_SECONDS, operator) or {}
+    return _kill_leader(scene, blow, "operator", "hauberk[.]operator[.]main", operator)
+
+
+def kill_admission(scene: Scene, blow: Blow) -> Heal:
+    """Kill the admission that publishes, or delete its pod."""
+    return _kill_leader(scene, blow, "admission", "hauberk[.]operator[.]admission", admission)
+
+
+def _kill_leader(
+    scene: Scene, blow: Blow, what: str, pattern: str, leader: Callable[[], dict[str, Any]]
+) -> Heal:
+    before = within(PATIENCE_SECONDS, leader) or {}
     name, node = before["metadata"]["name"], before["spec"]["nodeName"]
     if blow.dice % 2:
         persistently(
             *("delete", "pod", name, f"--namespace={SYSTEM}", "--grace-period=0", "--force", "--wait=false"),
             json_said=False,
         )
-        scene.happened.append(f"deleted the operator on {node}")
+        scene.happened.append(f"deleted the {what} on {node}")
     else:
-        kill(scene, before, node, "hauberk[.]operator[.]main")
-        scene.happened.append(f"killed the operator on {node}")
+        kill(scene, before, node, pattern)
+        scene.happened.append(f"killed the {what} on {node}")
 
     def heal() -> None:
-        within(PATIENCE_SECONDS, lambda: is_anew(operator(), before))
-        replace_worn(scene, operator)
+        within(PATIENCE_SECONDS, lambda: is_anew(leader(), before))
+        replace_worn(scene, leader)
 
     return heal
 
@@ -262,8 +274,13 @@ def bad_update(scene: Scene, blow: Blow) -> Heal:
         "of runc's name": good + "profile runc { file, }\n",
     }
     what = list(texts)[blow.dice % len(texts)]
-    _, generation = scene.ask_badly(name, texts[what])
-    scene.happened.append(f"{name}: a text {what}")
+    if blow.dice // len(texts) % 2:
+        if not scene.is_refused(name, texts[what]):
+            scene.complaints.append(Complaint(Lack.UNSAID, f"the text {what} of {name} was let in"))
+        scene.happened.append(f"{name}: a text {what}, refused at once")
+        return lambda: None
+    generation = _stored_badly(scene, name, texts[what])
+    scene.happened.append(f"{name}: a text {what}, past the webhook")
 
     def refused() -> bool:
         accepted = condition(get("secprof", name), "Accepted")
@@ -276,6 +293,17 @@ def bad_update(scene: Scene, blow: Blow) -> Heal:
         scene.ask(name, before)
 
     return heal
+
+
+def _stored_badly(scene: Scene, name: str, text: str) -> int:
+    """Store a text that the webhook would refuse; return the generation of the object."""
+    configuration = f"validatingwebhookconfiguration/{ADMISSION}"
+    persistently("delete", configuration, "--ignore-not-found", json_said=False)
+    try:
+        _, generation = scene.ask_badly(name, text)
+    finally:
+        persistently("apply", "--filename=deploy/operator/webhook.yaml", json_said=False)
+    return generation
 
 
 def delete(scene: Scene, blow: Blow) -> Heal:
@@ -350,28 +378,31 @@ def _stopped(*components: str) -> Callable[[Scene, Blow], Heal]:
 
 
 def absence(scene: Scene, _: Blow) -> Heal:
-    """Delete every revision by hand while no operator is there: absence is not deletion."""
-    operators = ("deployment/hauberk-operator", f"--namespace={SYSTEM}")
-    persistently("scale", *operators, "--replicas=0", json_said=False)
+    """Delete every revision by hand while neither operator nor admission is there: absence is no deletion."""
+    writers = ("deployment/hauberk-operator", "deployment/hauberk-admission", f"--namespace={SYSTEM}")
+    persistently("scale", *writers, "--replicas=0", json_said=False)
     # A kubelet takes its time to hear of it when the API server was away a moment ago.
-    assert within(_DRAINED_SECONDS, lambda: not pods_of("operator")), "the operator does not end"
+    for component in ("operator", "admission"):
+        gone = within(_DRAINED_SECONDS, lambda component=component: not pods_of(component))
+        assert gone, f"the {component} does not end"
     ok(kubectl("delete", "profrev", "--all"))
-    scene.happened.append("deleted all revisions without an operator")
+    scene.happened.append("deleted all revisions with nobody to write them")
     threading.Event().wait(_ABSENT_SECONDS)
 
     def heal() -> None:
-        persistently("scale", *operators, "--replicas=2", json_said=False)
-        within(PATIENCE_SECONDS, lambda: is_ready(operator()))
+        persistently("scale", *writers, "--replicas=2", json_said=False)
+        within(PATIENCE_SECONDS, lambda: is_ready(operator()) and is_ready(admission()))
 
     return heal
 
 
 _SPEC, _NODE, _LINK, _API = frozenset({"spec"}), frozenset({"node"}), frozenset({"link"}), frozenset({"api"})
-_OPERATOR = frozenset({"operator"})
+_OPERATOR, _ADMISSION = frozenset({"operator"}), frozenset({"admission"})
 
 FAULTS: dict[str, Fault] = {
     "agent": Fault(kill_agent, frozenset({"agent"}), _NODE, rank=2),
     "operator": Fault(kill_operator, _OPERATOR, _API | _NODE, rank=2),
+    "admission": Fault(kill_admission, _ADMISSION, _API | _NODE, rank=2),
     "reboot": Fault(reboot, _NODE, _API, rank=1, unloads=True),
     "crash": Fault(crash, _NODE, _API, lasts=True, unloads=True),
     "cut": Fault(cut, _LINK, lasts=True),
@@ -383,5 +414,5 @@ FAULTS: dict[str, Fault] = {
     "apiserver": Fault(_stopped("apiserver"), _API, lasts=True),
     "etcd": Fault(_stopped("apiserver", "etcd"), _API, lasts=True),
     # Without an operator nobody can say that a node went away: so none does.
-    "absence": Fault(absence, _SPEC | _OPERATOR, _API | _NODE | _LINK, rank=2),
+    "absence": Fault(absence, _SPEC | _OPERATOR | _ADMISSION, _API | _NODE | _LINK, rank=2),
 }

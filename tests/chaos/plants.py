@@ -112,8 +112,8 @@ PLANTS: dict[str, Plant] = {
         (
             Edit(
                 "operator/desired.py",
-                "        writes += _publishing(profile, accepted, snapshot)\n",
-                "        writes += _publishing(profile, accepted, snapshot)\n"
+                "        writes += _publishing(profile, bounded(accepted), snapshot)\n",
+                "        writes += _publishing(profile, bounded(accepted), snapshot)\n"
                 "    elif accepted is not None:\n"
                 "        writes += [\n"
                 "            Place(one.metadata.name, Placement(sequence=1, withdrawn=True))\n"

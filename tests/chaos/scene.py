@@ -131,6 +131,18 @@ class Scene:
         """Apply a text that is refused; return the object's UID and generation."""
         return self._apply(profile(name, policy, mode=self.wanted[name].mode), name, None)
 
+    def is_refused(self, name: str, policy: str) -> bool:
+        """Return whether the webhook refuses a text: it is asked until it answers."""
+        document = profile(name, policy, mode=self.wanted[name].mode)
+
+        def answered() -> str:
+            said = kubectl("apply", "--filename=-", given=document)
+            if said.code and "denied the request" not in said.stderr:
+                return ""  # nobody there to ask just now
+            return "refused" if said.code else "taken"
+
+        return within(PATIENCE_SECONDS, answered) == "refused"
+
     def _apply(self, document: dict[str, Any], name: str, variant: Variant | None) -> Asked:
         said = persistently("apply", "--filename=-", "--output=json", given=document)
         asked = (said["metadata"]["uid"], int(said["metadata"]["generation"]))
@@ -194,7 +206,7 @@ class Scene:
             for one in [*nodes, *pods]
             if condition(one, "Ready").get("status") != "True" or one["metadata"].get("deletionTimestamp")
         ]
-        if len(pods) < len(nodes) + 2:  # the agents, and two operators
+        if len(pods) < len(nodes) + 4:  # the agents, and two each of operator and admission
             found.append(f"{len(pods)} pods of Hauberk's on {len(nodes)} nodes")
         return [Complaint(Lack.ABSENT, text) for text in found]
 
@@ -348,8 +360,21 @@ def operator() -> dict[str, Any]:
     Raises:
         AssertionError: none does, or it is going away.
     """
-    leader = get("lease", "hauberk-operator", f"--namespace={SYSTEM}")["spec"].get("holderIdentity")
-    return _pod("operator", f"--field-selector=metadata.name={leader}")
+    return _leader("operator")
+
+
+def admission() -> dict[str, Any]:
+    """Return the pod of the admission that publishes.
+
+    Raises:
+        AssertionError: none does, or it is going away.
+    """
+    return _leader("admission")
+
+
+def _leader(component: str) -> dict[str, Any]:
+    leader = get("lease", f"hauberk-{component}", f"--namespace={SYSTEM}")["spec"].get("holderIdentity")
+    return _pod(component, f"--field-selector=metadata.name={leader}")
 
 
 def pods_of(component: str, *words: str) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lab.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "hauberk-system"
+ADMISSION = "hauberk-admission"
 BUSYBOX = "docker.io/library/busybox:lab"
 APPARMOR_NODES = ("debian12", "debian13")
 
@@ -159,6 +161,32 @@ def deny_write(name: str, folder: str = "/tmp") -> str:
 
 def apply(document: dict[str, Any]) -> None:
     ok(kubectl("apply", "--filename=-", given=document))
+
+
+def refused(document: dict[str, Any], timeout: float = 120) -> str:
+    """Return why `kubectl apply` does not take a document; the webhook was asked."""
+    said = kubectl("apply", "--filename=-", given=document, timeout=timeout)
+    assert said.code != 0, f"it was taken: {said.stdout}"
+    denied = 'admission webhook "securityprofiles.hauberk.dev" denied the request: '
+    assert denied in said.stderr, said.stderr
+    return said.stderr.partition(denied)[2].strip()
+
+
+@contextmanager
+def past_the_webhook() -> Generator[None]:
+    """Let in what the webhook would refuse: its configuration is not there while the context lasts."""
+    remove(f"validatingwebhookconfiguration/{ADMISSION}")
+    try:
+        yield
+    finally:
+        ok(kubectl("apply", "--filename=deploy/operator/webhook.yaml"))
+        eventually(webhook_answers)
+
+
+def webhook_answers() -> bool:
+    """The API server asks the webhook again."""
+    probe = profile("probe", "this is no policy")
+    return "denied the request" in kubectl("apply", "--dry-run=server", "--filename=-", given=probe).stderr
 
 
 def wait_ready(name: str, timeout: int = 60) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
-WORKLOADS = ("deployment/hauberk-operator", "daemonset/hauberk-agent")
+WORKLOADS = ("deployment/hauberk-operator", "deployment/hauberk-admission", "daemonset/hauberk-agent")
 
 
 def lab(*words: str) -> None:

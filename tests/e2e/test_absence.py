@@ -38,12 +38,14 @@ from tests.e2e.cluster import (
     restart_agent,
     start,
     wait_ready,
+    webhook_answers,
 )
 from tests.e2e.prepared import BEFORE, install
 
 NAME = "absent"
 CRDS = tuple(f"{plural}.hauberk.dev" for plural in ("securityprofiles", "profilerevisions", "profilenodes"))
-OPERATOR = ("deployment/hauberk-operator", f"--namespace={SYSTEM}")
+WRITERS = ("deployment/hauberk-operator", "deployment/hauberk-admission", f"--namespace={SYSTEM}")
+PODS = "--selector=app.kubernetes.io/component in (operator, admission)"
 AGENTS = ("pods", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/component=agent")
 DEFAULT = "cri-containerd.apparmor.d"
 
@@ -64,7 +66,8 @@ def held() -> Held:
 
 
 def put() -> None:
-    """Apply the profile, the same each time."""
+    """Apply the profile, the same each time, once there is someone to ask about it."""
+    eventually(webhook_answers, within=120)
     apply(profile(NAME, deny_write(NAME)))
 
 
@@ -138,9 +141,8 @@ def orphaned(node: str) -> bool:
 
 
 def test_revisions_that_someone_deletes_are_published_again_and_nothing_is_loaded(before: Held):
-    ok(kubectl("scale", *OPERATOR, "--replicas=0"))
-    selector = "--selector=app.kubernetes.io/component=operator"
-    ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", selector, "--timeout=60s"))
+    ok(kubectl("scale", *WRITERS, "--replicas=0"))
+    ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", PODS, "--timeout=60s"))
     ok(kubectl("delete", "profilerevisions", "--all", "--timeout=20s"))
     # one agent sees them go, the other starts without them
     restart_agent("debian12")
@@ -148,7 +150,7 @@ def test_revisions_that_someone_deletes_are_published_again_and_nothing_is_loade
         eventually(lambda node=node: orphaned(node), within=20)
     assert_untouched(before)
 
-    ok(kubectl("scale", *OPERATOR, "--replicas=2"))
+    ok(kubectl("scale", *WRITERS, "--replicas=2"))
     selector = f"--selector=hauberk.dev/profile={NAME}"
     eventually(lambda: get("profilerevisions", selector)["items"])
     for node in APPARMOR_NODES:
@@ -198,8 +200,7 @@ def test_a_store_from_before_hauberk_takes_nothing_from_a_kernel(before: Held):
 def test_hauberk_that_is_taken_away_leaves_profiles_loaded_and_objects_that_can_go(before: Held):
     ok(kubectl("delete", "--kustomize", "deploy/operator", "--timeout=60s"))
     # Its pods end when the garbage collector comes to them, late where kinds have come and gone.
-    selector = "--selector=app.kubernetes.io/component=operator"
-    ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", selector, "--timeout=90s"))
+    ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", PODS, "--timeout=90s"))
     eventually(lambda: kubectl(*("get", *AGENTS, "--output=name")).stdout == "")
     assert_untouched(before)
     body = get("secprof", NAME)

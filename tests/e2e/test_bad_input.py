@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from tests.e2e.cluster import (
     kubectl,
     load_by_hand,
     ok,
+    past_the_webhook,
     profile,
     ready,
+    refused,
     remove,
     unload_by_hand,
     wait_ready,
@@ -57,10 +60,11 @@ def neighbour() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def refused(neighbour: None) -> dict[str, tuple[Kernel, list[str]]]:  # noqa: ARG001 - it must be there first
+def stored(neighbour: None) -> dict[str, tuple[Kernel, list[str]]]:  # noqa: ARG001 - it must be there first
     """All bad policies at once; returns each node's kernel and files after the last of them was judged."""
-    for case, (policy, _, _) in REFUSED.items():
-        apply(kept(profile(f"bad-{case}", policy)))
+    with past_the_webhook():
+        for case, (policy, _, _) in REFUSED.items():
+            apply(kept(profile(f"bad-{case}", policy)))
     for case in REFUSED:
         eventually(lambda case=case: ready(f"bad-{case}")[1] not in ("Updating", ""))
     return {node: (kernel(node), files(node)) for node in APPARMOR_NODES}
@@ -73,7 +77,16 @@ def kept(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refused_policy_is_told_and_leaves_nothing(case: str, refused: dict[str, tuple[Kernel, list[str]]]):
+def test_a_bad_policy_is_refused_by_kubectl_apply(case: str):
+    policy, _, words = REFUSED[case]
+    assert words in refused(profile("refused", policy))
+    assert kubectl("get", "secprof/refused").code != 0
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_came_past_the_webhook_is_told_and_leaves_nothing(
+    case: str, stored: dict[str, tuple[Kernel, list[str]]]
+):
     _, reason, words = REFUSED[case]
     name = f"bad-{case}"
 
@@ -83,7 +96,7 @@ def test_a_refused_policy_is_told_and_leaves_nothing(case: str, refused: dict[st
     assert condition(body, "Accepted")["status"] == "False"
     assert condition(body, "Stalled")["status"] == "True"
     assert get("profilerevisions", f"--selector=hauberk.dev/profile={name}")["items"] == []
-    for held, there in refused.values():
+    for held, there in stored.values():
         assert "bad" not in held
         assert [file for file in there if "neighbour" not in file] == []
 
@@ -109,9 +122,14 @@ def test_the_wrong_shape_is_refused_by_kubectl_apply(spec: dict[str, object], wo
 
 def test_a_text_that_never_stops_compiling_holds_up_nobody():
     # The deterministic automaton for "an a, thirty letters before the end" has two to the thirtieth states.
-    apply(profile("endless", "profile endless {\n  /**a" + "?" * 30 + " rw,\n}\n"))
-    apply(profile("beside-it", deny_write("beside-it")))
-    wait_ready("beside-it")
+    endless = profile("endless", "profile endless {\n  /**a" + "?" * 30 + " rw,\n}\n")
+    with past_the_webhook():
+        apply(endless)
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(refused, endless | {"metadata": {"name": "endless-too"}})
+        apply(profile("beside-it", deny_write("beside-it")))
+        wait_ready("beside-it")
+        assert "apparmor_parser gave up: the policy took over" in said.result()
     eventually(lambda: ready("endless")[1] == "PolicyTooSlow")
     assert "apparmor_parser gave up: the policy took over" in ready("endless")[2]
 
@@ -121,7 +139,10 @@ def test_the_younger_of_two_profiles_of_one_name_is_told_who_holds_it():
     wait_ready("elder")
     held = {node: kernel(node)["shared-name"] for node in APPARMOR_NODES}
 
-    apply(profile("younger", deny_write("shared-name", "/var")))
+    younger = profile("younger", deny_write("shared-name", "/var"))
+    assert "SecurityProfile elder already holds the kernel name shared-name" in refused(younger)
+    with past_the_webhook():
+        apply(younger)
     eventually(lambda: ready("younger")[1] == "NameClash")
 
     assert "SecurityProfile elder already holds the kernel name shared-name" in ready("younger")[2]
@@ -156,5 +177,4 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
 def test_a_type_that_is_not_served_yet_says_so():
     document = profile("later", "")
     document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ALLOW"}'}}
-    apply(document)
-    eventually(lambda: ready("later")[1] == "TypeNotServed")
+    assert "Hauberk does not load profiles of type Seccomp yet" in refused(document)

@@ -27,9 +27,11 @@ from tests.e2e.cluster import (
     kubectl,
     ok,
     on_node,
+    past_the_webhook,
     pod,
     profile,
     ready,
+    refused,
     remove,
     start,
     wait_ready,
@@ -169,7 +171,11 @@ def test_a_broken_update_leaves_the_old_one_loaded_and_says_which_line():
     held = {node: kernel(node)["broken"] for node in APPARMOR_NODES}
     there = {node: files(node) for node in APPARMOR_NODES}
 
-    apply(profile("broken", good.replace("  network,", "  network bogus rule,")))
+    bad = profile("broken", good.replace("  network,", "  network bogus rule,"))
+    assert "apparmor_parser refuses the policy: line 6: " in refused(bad)
+    assert ready("broken")[0] == "True"
+    with past_the_webhook():
+        apply(bad)
     eventually(lambda: ready("broken")[0] == "False" and ready("broken")[1] == "PolicyRefused")
 
     status, reason, message = ready("broken")

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import tenacity
-from hauberk.crds.names import GROUP, OPERATOR, SECURITY_PROFILES, VERSION
+import yaml
+from hauberk.crds.names import ADMISSION, GROUP, OPERATOR, SECURITY_PROFILES, VERSION
+from hauberk.operator.webhook import REVIEW_PATH
 from kubernetes import client, config
 
 from lab import binaries
@@ -119,25 +121,31 @@ def api(kubectl: Kubectl, control_plane: ControlPlane) -> Iterator[client.Custom
 @pytest.fixture(scope="session")
 def accounts(kubectl: Kubectl, control_plane: ControlPlane, api: client.CustomObjectsApi) -> Accounts:
     """Put all of deploy/ onto the API server, where nobody makes a pod of a Deployment."""
-    kubectl.ok("apply", "-k", str(DEPLOY))
+    deploy(kubectl)
     return Accounts(control_plane, client.CoreV1Api(api.api_client))
+
+
+def deploy(kubectl: Kubectl) -> None:
+    """Apply deploy/, but for the webhook's configuration: where it leads nobody listens here."""
+    kubectl.ok("apply", "-k", str(DEPLOY))
+    kubectl.ok("delete", f"validatingwebhookconfiguration/{ADMISSION}")
 
 
 @pytest.fixture
 def cluster(accounts: Accounts, api: client.CustomObjectsApi, tmp_path: Path) -> Iterator[Cluster]:
-    """An API server with two nodes that have AppArmor, and the operator running with its own rights only."""
-    token = accounts.token(OPERATOR, SYSTEM)
-    eventually(lambda: accounts.ask(token, "GET", f"/apis/{GROUP}/{VERSION}/{SECURITY_PROFILES}") == 200)
-    kubeconfig = tmp_path / "operator.kubeconfig"
-    kubeconfig.write_text(json.dumps(accounts.kubeconfig(token)))
-    made = Cluster(api, accounts.core, kubeconfig, tmp_path / "operator.log")
+    """An API server and two nodes with AppArmor; operator and admission run with their own rights only."""
+    for account in (OPERATOR, ADMISSION):
+        token = accounts.token(account, SYSTEM)
+        may_list = ("GET", f"/apis/{GROUP}/{VERSION}/{SECURITY_PROFILES}")
+        eventually(lambda token=token, may=may_list: accounts.ask(token, *may) == 200)
+        (tmp_path / f"{account}.kubeconfig").write_text(json.dumps(accounts.kubeconfig(token)))
+    made = Cluster(api, accounts.core, tmp_path)
     for node in ("one", "two"):
         made.node(node)
         made.report(node)
     made.start()
     yield made
-    if made.operator and made.operator.poll() is None:
-        made.stop()
+    made.stop()
     left: Any = api.list_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES)
     for one in left["items"]:
         name = one["metadata"]["name"]
@@ -147,5 +155,26 @@ def cluster(accounts: Accounts, api: client.CustomObjectsApi, tmp_path: Path) ->
     for plural in ("profilerevisions", "profilenodes"):
         api.delete_collection_cluster_custom_object(GROUP, VERSION, plural)
     accounts.core.delete_collection_node()
-    said = made.log.read_text()
+    said = made.log.read_text() + made.admission_log.read_text()
     assert not [word for word in made.taboo if word in said], said
+
+
+@pytest.fixture
+def webhook(cluster: Cluster, kubectl: Kubectl) -> Iterator[Cluster]:
+    """The same, with the API server asking the admission, at an address of this machine's loopback."""
+    shipped = yaml.safe_load((DEPLOY / "operator" / "webhook.yaml").read_text())
+    for one in shipped["webhooks"]:
+        one["clientConfig"] = {"url": f"https://localhost:{cluster.port}{REVIEW_PATH}"}
+    kubectl.ok("apply", "-f", "-", given=shipped)
+    probe = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "SecurityProfile",
+        "metadata": {"name": "probe"},
+        "spec": {"type": "AppArmor", "appArmor": {"policy": "broken"}},
+    }
+    # until it is known by its authority, and the API server's watch has seen the configuration
+    eventually(
+        lambda: "refuses the policy" in kubectl("apply", "--dry-run=server", "-f", "-", given=probe).stderr
+    )
+    yield cluster
+    kubectl.ok("delete", f"validatingwebhookconfiguration/{ADMISSION}")

@@ -1,4 +1,4 @@
-"""The operator as a process, and the nodes around it: what the tests of it write and read."""
+"""Operator and admission as processes, and the nodes around them: what the tests of them write and read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from kubernetes import client
 
+from lab.controlplane import free_ports
 from tests.kube.accounts import Object
 
 GROUP, VERSION = "hauberk.dev", "v1alpha1"
@@ -34,34 +35,67 @@ def eventually(what: Callable[[], Any], within: float = 30) -> Any:
         time.sleep(0.05)
 
 
-class Cluster:
-    """The API server with a few nodes in it, and the operator as a process that can be ended.
+def end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+    """End a process that may have ended before."""
+    if process:
+        process.send_signal(how)
+        process.wait(timeout=30)
 
-    `taboo` are the words that its log must not have: a right that is missing, or a bug.
+
+class Cluster:
+    """The API server with a few nodes in it, and operator and admission as processes that can be ended.
+
+    `taboo` are the words that their logs must not have: a right that is missing, or a bug.
     """
 
     taboo: tuple[str, ...] = ("Traceback", "forbidden")
 
-    def __init__(
-        self, api: client.CustomObjectsApi, core: client.CoreV1Api, kubeconfig: Path, log: Path
-    ) -> None:
-        self.api, self.core, self.kubeconfig, self.log = api, core, kubeconfig, log
+    def __init__(self, api: client.CustomObjectsApi, core: client.CoreV1Api, folder: Path) -> None:
+        self.api, self.core, self.folder = api, core, folder
+        self.log, self.admission_log = folder / "operator.log", folder / "admission.log"
+        (self.port,) = free_ports(1)
         self.operator: subprocess.Popen[bytes] | None = None
+        self.admission: subprocess.Popen[bytes] | None = None
 
-    # --- the operator -------------------------------------------------------------------------------------
+    # --- the processes ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "NAMESPACE": "hauberk-system"}
-        environment.pop("POD_NAME", None)  # there are no agents to keep here
-        with self.log.open("ab") as log:
-            self.operator = subprocess.Popen(
-                [sys.executable, "-m", "hauberk.operator.main"], env=environment, stderr=log, stdout=log
+        """Start what does not run."""
+        if self.operator is None:
+            self.operator = self.run("main", "hauberk-operator", self.log)
+        if self.admission is None:
+            self.admission = self.run(
+                "admission",
+                "hauberk-admission",
+                self.admission_log,
+                WEBHOOK_PORT=str(self.port),
+                WEBHOOK_NAMES="localhost",
+            )
+
+    def run(self, module: str, account: str, log: Path, **settings: str) -> subprocess.Popen[bytes]:
+        """Start one of Hauberk's programs with the rights of its account."""
+        kubeconfig = str(self.folder / f"{account}.kubeconfig")
+        environment = {**os.environ, "KUBECONFIG": kubeconfig, "NAMESPACE": "hauberk-system", **settings}
+        if module == "main":
+            environment.pop("POD_NAME", None)  # there are no agents to keep here
+        with log.open("ab") as written:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"hauberk.operator.{module}"],
+                env=environment,
+                stderr=written,
+                stdout=written,
             )
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        assert self.operator
-        self.operator.send_signal(how)
-        self.operator.wait(timeout=20)
+        """Stop both, the operator first: it has to write as it ends."""
+        self.stop_operator(how)
+        self.stop_admission(how)
+
+    def stop_operator(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.operator = end(self.operator, how)
+
+    def stop_admission(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.admission = end(self.admission, how)
 
     # --- objects ------------------------------------------------------------------------------------------
 
@@ -122,6 +156,13 @@ class Cluster:
             if one["type"] == "Ready" and one["observedGeneration"] == body["metadata"]["generation"]:
                 return one["status"], one["reason"]
         return "", ""
+
+    def message(self, name: str, kind: str = "Ready") -> str:
+        """Return what a condition says."""
+        found = [
+            one for one in self.get("securityprofiles", name)["status"]["conditions"] if one["type"] == kind
+        ]
+        return found[0]["message"] if found else ""
 
     def node(self, name: str, *, ready: bool = True) -> None:
         """Make a node, or change whether it is Ready."""

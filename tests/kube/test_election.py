@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hauberk.crds.names import OPERATOR
-from hauberk.operator.cluster import Cluster as OperatorsCluster
+from hauberk.operator.operators_cluster import OperatorsCluster
 from kubernetes import client
 from lightkube import AsyncClient
 

@@ -31,8 +31,8 @@ from hauberk.crds.names import (
     VERSION,
 )
 from hauberk.daemonset.cluster import Cluster as AgentsCluster
-from hauberk.operator.cluster import Cluster as OperatorsCluster
-from hauberk.operator.desired import AddFinalizer, RemoveFinalizer
+from hauberk.operator.operators_cluster import OperatorsCluster
+from hauberk.operator.writes import AddFinalizer, RemoveFinalizer
 from kubernetes import client
 from kubernetes.client import ApiException, CustomObjectsApi
 from lightkube import AsyncClient

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kubernetes import watch
 
-from tests.kube.conftest import CRDS, DEPLOY, Kubectl, wait_served
+from tests.kube.conftest import CRDS, DEPLOY, Kubectl, deploy, wait_served
 from tests.kube.operating import GROUP, VERSION, Cluster, eventually, publish
 
 FINALIZERS = ["hauberk.dev/profile"]
@@ -19,7 +19,7 @@ def taking_away(cluster: Cluster, kubectl: Kubectl) -> Iterator[Cluster]:
     """The same, for a test that takes something of deploy/ away: it is put back."""
     cluster.taboo = ()
     yield cluster
-    kubectl.ok("apply", "-k", str(DEPLOY))
+    deploy(kubectl)
     wait_served(kubectl)
 
 
@@ -56,7 +56,7 @@ def test_an_operator_that_is_taken_away_lets_everything_go(
     cluster.delete("securityprofiles", "deleted")
     eventually(lambda: cluster.revisions("deleted")[0]["spec"]["placement"]["withdrawn"])
 
-    kubectl.ok("delete", *what)
+    kubectl.ok("delete", "--ignore-not-found", *what)
     cluster.stop()
 
     assert finalizers(cluster, "free") == ["test/other"]
@@ -69,7 +69,7 @@ def test_an_operator_that_could_not_begin_lets_everything_go_too(taking_away: Cl
     cluster = taking_away
     publish(cluster, "waited-for")
     cluster.stop()
-    kubectl.ok("delete", "-k", str(DEPLOY / "operator"))
+    kubectl.ok("delete", "--ignore-not-found", "-k", str(DEPLOY / "operator"))
     cluster.log.write_text("")
     cluster.start()
     eventually(lambda: "can't be read" in cluster.log.read_text())
@@ -123,7 +123,7 @@ def test_kinds_that_went_away_while_nobody_was_there_and_come_back(taking_away: 
     cluster.start()
 
     kubectl.ok("wait", "crd/securityprofiles.hauberk.dev", "--for=delete", "--timeout=30s")
-    kubectl.ok("apply", "-k", str(DEPLOY))
+    deploy(kubectl)
     wait_served(kubectl)
     cluster.apply("anew")
     (revision,) = eventually(lambda: cluster.revisions("anew"), within=60)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hauberk.crds.names import AGENT, OPERATOR
 from hauberk.daemonset.compiling import AT_ONCE
+from hauberk.operator import judging
 from hauberk.operator.agents import Settings, manifest, settings_from
-from hauberk.operator.controller import JUDGES
 from hauberk.profiles.parser import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,11 +71,11 @@ def mebibytes(quantity: str) -> int:
     return int(quantity.removesuffix("Mi"))
 
 
-def test_the_operator_has_room_for_the_parsers_that_it_runs():
-    deployment = yaml.safe_load((ROOT / "deploy/operator/deployment.yaml").read_text())
+def test_the_admission_has_room_for_the_parsers_that_it_runs():
+    deployment = next(yaml.safe_load_all((ROOT / "deploy/operator/admission.yaml").read_text()))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     limit = mebibytes(container["resources"]["limits"]["memory"])
-    assert limit >= JUDGES * (Limits().memory >> 20) + 150
+    assert limit >= judging.AT_ONCE * (Limits().memory >> 20) + 150
 
 
 def test_it_goes_with_the_operator():

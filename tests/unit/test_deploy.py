@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 import yaml
-from hauberk.crds.names import AGENT, FORCE_DELETE, GROUP, OPERATOR
+from hauberk.crds.names import ADMISSION, ADMISSION_AUTHORITY, AGENT, FORCE_DELETE, GROUP, OPERATOR
+from hauberk.operator.webhook import PORT, REVIEW_PATH
 
 from lab import binaries
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+KINDS = ("securityprofiles", "profilerevisions", "profilenodes")
+# For who runs it elsewhere than in a pod behind its Service.
+OUTSIDE = {"WEBHOOK_PORT", "WEBHOOK_NAMES"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -104,18 +108,26 @@ def test_an_operator_that_leaves_may_take_its_finalizers_off_and_nothing_else():
     assert bound == {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "hauberk-system"}
 
 
-def test_the_image_is_of_the_projects_version():
-    (container,) = one("Deployment", OPERATOR)["spec"]["template"]["spec"]["containers"]
+@pytest.mark.parametrize(
+    ("deployment", "name", "module"),
+    [
+        (OPERATOR, "operator", "hauberk.operator.main"),  # agents.py finds its image by this name
+        (ADMISSION, "admission", "hauberk.operator.admission"),
+    ],
+)
+def test_the_image_is_of_the_projects_version(deployment: str, name: str, module: str):
+    (container,) = one("Deployment", deployment)["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(f":{VERSION}")
-    assert container["name"] == "operator"  # agents.py finds its image by this name
-    assert container["args"] == ["hauberk.operator.main"]
+    assert container["name"] == name
+    assert container["args"] == [module]
     assert f":{VERSION}\n" in (ROOT / "Makefile").read_text()
 
 
 def test_service_accounts_are_called_as_in_the_code():
     accounts = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ServiceAccount"}
-    assert accounts == {AGENT, OPERATOR}
-    assert one("Deployment", OPERATOR)["spec"]["template"]["spec"]["serviceAccountName"] == OPERATOR
+    assert accounts == {AGENT, OPERATOR, ADMISSION}
+    for name in (OPERATOR, ADMISSION):
+        assert one("Deployment", name)["spec"]["template"]["spec"]["serviceAccountName"] == name
 
 
 def test_every_binding_has_its_role_and_account():
@@ -127,6 +139,7 @@ def test_every_binding_has_its_role_and_account():
                 assert (subject["name"], subject["namespace"]) in {
                     (AGENT, "hauberk-system"),
                     (OPERATOR, "hauberk-system"),
+                    (ADMISSION, "hauberk-system"),
                 }
 
 
@@ -154,7 +167,9 @@ def test_the_operator_may_do_what_its_code_does():
     granted = rules("ClusterRole", OPERATOR)
     for kind in ("securityprofiles", "profilerevisions", "profilenodes"):
         assert {(GROUP, kind, "list"), (GROUP, kind, "watch")} <= granted
-    assert {(GROUP, "profilerevisions", verb) for verb in ("create", "patch", "delete")} <= granted
+    assert (
+        not {(GROUP, "profilerevisions", verb) for verb in ("create", "patch", "update", "delete")} & granted
+    )
     assert {(GROUP, "securityprofiles", "patch"), (GROUP, "securityprofiles/status", "patch")} <= granted
     assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
     assert ("apps", "deployments", "get") in rules("Role", OPERATOR)
@@ -173,6 +188,57 @@ def test_the_operator_may_do_what_its_code_does():
     assert set(definitions["resourceNames"]) == {
         each["metadata"]["name"] for each in documents(ROOT / "crds")
     }
+
+
+def named(kind: str, name: str) -> dict[tuple[str, str], list[str] | None]:
+    """Return the objects that each resource and verb of a role is bound to; None: all."""
+    return {
+        (resource, verb): rule.get("resourceNames")
+        for rule in one(kind, name)["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_admission_may_publish_and_keep_its_authority_and_nothing_else():
+    reads = {(GROUP, kind, verb) for kind in KINDS for verb in ("get", "list", "watch")}
+    assert rules("ClusterRole", ADMISSION) == {
+        *reads,
+        *((GROUP, "profilerevisions", verb) for verb in ("create", "patch", "delete")),
+        (GROUP, "securityprofiles/status", "patch"),
+        ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "get"),
+    }
+    assert named("Role", ADMISSION) == {
+        ("secrets", "get"): [ADMISSION],
+        ("secrets", "patch"): [ADMISSION],
+        ("configmaps", "get"): [ADMISSION_AUTHORITY],
+        ("configmaps", "patch"): [ADMISSION_AUTHORITY],
+        ("leases", "create"): None,
+        ("leases", "get"): [ADMISSION],
+        ("leases", "update"): [ADMISSION],
+    }
+    assert named("ClusterRole", ADMISSION)["validatingwebhookconfigurations", "get"] == [ADMISSION]
+    # who may write it can have every object of the cluster sent to it: not where hostile texts are
+    assert named("ClusterRole", OPERATOR)["validatingwebhookconfigurations", "patch"] == [ADMISSION]
+
+
+def test_the_webhook_is_where_its_configuration_says():
+    (webhook,) = one("ValidatingWebhookConfiguration", ADMISSION)["webhooks"]
+    service = one("Service", ADMISSION)
+    pod = one("Deployment", ADMISSION)["spec"]["template"]
+    assert webhook["clientConfig"]["service"] == {
+        "namespace": service["metadata"]["namespace"],
+        "name": service["metadata"]["name"],
+        "path": REVIEW_PATH,
+        "port": service["spec"]["ports"][0]["port"],
+    }
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (port,) = pod["spec"]["containers"][0]["ports"]
+    assert port == {"name": service["spec"]["ports"][0]["targetPort"], "containerPort": PORT}
+    assert webhook["failurePolicy"] == "Fail"
+    (rule,) = webhook["rules"]
+    assert (rule["apiGroups"], rule["resources"]) == ([GROUP], ["securityprofiles"])
 
 
 LIFTING = {"adopt", "allow-attachment", "force-delete"}
@@ -200,7 +266,7 @@ def test_nobody_becomes_an_author_or_an_admin_by_a_role_of_the_clusters():
 
 
 def test_no_program_has_a_verb_that_lifts_a_guard():
-    for name in (OPERATOR, AGENT, "hauberk-let-go"):
+    for name in (OPERATOR, ADMISSION, AGENT, "hauberk-let-go"):
         assert not LIFTING & {verb for _, _, verb in rules("ClusterRole", name)}
 
 
@@ -209,6 +275,7 @@ def test_no_program_has_a_verb_that_lifts_a_guard():
     [
         ("ClusterRole", OPERATOR),
         ("Role", OPERATOR),
+        ("ClusterRole", ADMISSION),
         ("ClusterRole", AGENT),
         ("ClusterRole", "hauberk-let-go"),
         ("ClusterRole", "hauberk-viewer"),
@@ -263,7 +330,7 @@ def test_each_flag_that_lifts_a_guard_has_its_verb():
 
 def test_every_policy_is_in_force():
     policies = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ValidatingAdmissionPolicy"}
-    assert policies == {"hauberk-own-node-only", "hauberk-guarded-flags"}
+    assert policies == {"hauberk-own-node-only", "hauberk-guarded-flags", "hauberk-accepted-only"}
     for name in policies:
         assert one("ValidatingAdmissionPolicy", name)["spec"]["failurePolicy"] == "Fail"
         binding = one("ValidatingAdmissionPolicyBinding", name)["spec"]
@@ -277,19 +344,21 @@ def test_the_page_on_security_names_what_is_granted():
     roles = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ClusterRole"} - {
         AGENT,
         OPERATOR,
+        ADMISSION,
     }
     policies = {
         file.name
         for file in DEPLOY.glob("*/*.yaml")
         if any(each["kind"] == "ValidatingAdmissionPolicy" for each in yaml.safe_load_all(file.read_text()))
     }
-    assert policies == {"own-node-only.yaml", "guarded-flags.yaml"}
+    assert policies == {"own-node-only.yaml", "guarded-flags.yaml", "accepted-only.yaml"}
     for name in roles | policies | LIFTING:
         assert f"`{name}`" in page
 
 
-def test_the_operators_pod_is_confined():
-    spec = one("Deployment", OPERATOR)["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", [OPERATOR, ADMISSION])
+def test_the_pods_of_deployments_are_confined(name: str):
+    spec = one("Deployment", name)["spec"]["template"]["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     (container,) = spec["containers"]
     assert container["securityContext"] == {
@@ -297,11 +366,13 @@ def test_the_operators_pod_is_confined():
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert not {"hostNetwork", "hostPID", "hostIPC", "volumes"} & spec.keys()
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    assert all("emptyDir" in volume for volume in spec.get("volumes", []))
 
 
-def test_two_operators_wait_for_each_other_on_different_nodes():
-    spec = one("Deployment", OPERATOR)["spec"]
+@pytest.mark.parametrize("name", [OPERATOR, ADMISSION])
+def test_two_of_each_are_on_different_nodes(name: str):
+    spec = one("Deployment", name)["spec"]
     assert spec["replicas"] == 2
     (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
     assert spread["topologyKey"] == "kubernetes.io/hostname"
@@ -311,9 +382,10 @@ def test_two_operators_wait_for_each_other_on_different_nodes():
     assert spread["nodeTaintsPolicy"] == "Honor"
 
 
-def test_the_operator_is_given_every_setting_that_it_reads():
-    (container,) = one("Deployment", OPERATOR)["spec"]["template"]["spec"]["containers"]
-    tree = ast.parse((ROOT / "operator/main.py").read_text())
+@pytest.mark.parametrize(("name", "file"), [(OPERATOR, "main.py"), (ADMISSION, "admission.py")])
+def test_each_is_given_every_setting_that_it_reads(name: str, file: str):
+    (container,) = one("Deployment", name)["spec"]["template"]["spec"]["containers"]
+    tree = ast.parse((ROOT / "operator" / file).read_text())
     read = {
         call.args[0].value
         for call in ast.walk(tree)
@@ -322,4 +394,4 @@ def test_the_operator_is_given_every_setting_that_it_reads():
         and ast.unparse(call.func) == "os.environ.get"
         and isinstance(call.args[0], ast.Constant)
     }
-    assert read == {each["name"] for each in container["env"]}
+    assert read - OUTSIDE == {each["name"] for each in container["env"]}

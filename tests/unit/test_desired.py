@@ -44,9 +44,25 @@ from hauberk.crds.models import (
 )
 from hauberk.crds.names import CONTRACT, FINALIZER, FORCE_DELETE, digest, text_id, tombstone_name
 from hauberk.crds.reasons import Reason
+from hauberk.operator.acceptance import acceptance
 from hauberk.operator.aggregate import aggregate
-from hauberk.operator.desired import (
+from hauberk.operator.desired import collected, desired, tombstones
+from hauberk.operator.finalizers import finalizers
+from hauberk.operator.publish import (
+    NO_CONTENT,
+    Judged,
+    Judgement,
+    Refusal,
+    content_digest,
+    judgement,
+    name_owners,
+    tombstone,
+    wanted_revision,
+)
+from hauberk.operator.snapshot import AgentView, NodeView, Store, without_text
+from hauberk.operator.writes import (
     AddFinalizer,
+    Collect,
     CreateRevision,
     DeleteRevision,
     Entomb,
@@ -54,11 +70,7 @@ from hauberk.operator.desired import (
     Place,
     RemoveFinalizer,
     Write,
-    desired,
-    tombstones,
 )
-from hauberk.operator.publish import NO_CONTENT, content_digest, name_owners, tombstone, wanted_revision
-from hauberk.operator.snapshot import AgentView, Judgement, NodeView, Refusal, Snapshot, Store
 from hauberk.profiles.check import Accepted
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,7 +213,7 @@ def a_report(name: str, short: dict[str, Any] | None) -> ProfileNode:
     return ProfileNode(metadata=Metadata(name=name), status=NodeStatus(boot_id=boot, app_armor=section))
 
 
-def a_cluster(short: dict[str, Any]) -> Snapshot:
+def a_cluster(short: dict[str, Any]) -> Judged:
     profiles = {name: a_profile(name, one) for name, one in short.get("profiles", {}).items()}
     revisions = [a_revision(one) for one in short.get("revisions", [])]
     nodes = {name: a_node(name, one or {}) for name, one in short.get("nodes", {}).items()}
@@ -211,7 +223,7 @@ def a_cluster(short: dict[str, Any]) -> Snapshot:
         for one in profiles.values()
         if one.spec.app_armor and (verdict := judged(one.spec.app_armor.policy, one.metadata.name))
     }
-    return Snapshot(
+    return Judged(
         profiles=profiles,
         revisions={one.metadata.name: one for one in revisions},
         reports={name: a_report(name, one) for name, one in short.get("reports", {}).items()},
@@ -232,30 +244,78 @@ def a_cluster(short: dict[str, Any]) -> Snapshot:
 # --- what comes of it ---
 
 
-def writes_for(snapshot: Snapshot) -> list[Write]:
-    """Return the writes for all profiles, as the controller makes them."""
-    owners = name_owners(snapshot)
+def writes_for(snapshot: Judged) -> list[Write]:
+    """Return the writes for all profiles, first the operator's, who sees no text, then the admission's."""
+    seen = by_the_operator(snapshot)
     return [
         write
         for _, profile in sorted(snapshot.profiles.items())
-        for write in desired(profile, snapshot, owners)
-    ] + tombstones(snapshot)
+        for write in finalizers(seen.profiles[profile.metadata.name], seen)
+    ] + published_for(snapshot)
+
+
+def published_for(snapshot: Judged) -> list[Write]:
+    """Return the admission's writes for all profiles: of nodes it knows reports, and what a status says."""
+    profiles = {
+        name: msgspec.structs.replace(one, status=status_of(one, snapshot))
+        for name, one in snapshot.profiles.items()
+    }
+    seen = replace(snapshot, profiles=profiles, nodes={}, agents={})
+    owners = name_owners(seen)
+    return [
+        *(write for _, profile in sorted(seen.profiles.items()) for write in desired(profile, seen, owners)),
+        *collected(seen),
+        *tombstones(seen),
+    ]
+
+
+def by_the_operator(snapshot: Judged) -> Judged:
+    """Return a cluster as the operator knows it."""
+    return replace(
+        snapshot,
+        profiles={name: without_text(one) for name, one in snapshot.profiles.items()},
+        revisions={name: without_text(one) for name, one in snapshot.revisions.items()},
+        judgements={},
+    )
+
+
+def accepted(snapshot: Judged) -> Judged:
+    """Return a cluster with what the admission says of each text, as its status has it."""
+    owners = name_owners(snapshot)
+    profiles = dict(snapshot.profiles)
+    for name, profile in snapshot.profiles.items():
+        said = judgement(profile, snapshot, owners)
+        if said is not None and not profile.metadata.deletion_timestamp:
+            others = [one for one in profile.status.conditions if one.type != "Accepted"]
+            conditions = [acceptance(profile, said, snapshot.now), *others]
+            status = msgspec.structs.replace(profile.status, conditions=conditions)
+            profiles[name] = msgspec.structs.replace(profile, status=status)
+    return replace(snapshot, profiles=profiles)
+
+
+def status_of(profile: SecurityProfile, snapshot: Judged) -> ProfileStatus:
+    """Return a profile's whole status, as the two make it."""
+    seen = by_the_operator(accepted(snapshot))
+    one = seen.profiles[profile.metadata.name]
+    said = [each for each in one.status.conditions if each.type == "Accepted"]
+    status = aggregate(one, seen)
+    return msgspec.structs.replace(status, conditions=[*said, *status.conditions])
 
 
 def told(write: Write) -> str:
     match write:
         case AddFinalizer(profile) | RemoveFinalizer(profile):
             return f"{type(write).__name__} {profile.metadata.name}"
-        case CreateRevision(revision):
-            return f"CreateRevision {revision.metadata.name}: {_placed(revision.spec.placement)}"
+        case CreateRevision(revision) | Entomb(revision):
+            return f"{type(write).__name__} {revision.metadata.name}: {_placed(revision.spec.placement)}"
         case Extend(revision, texts, _):
             return f"Extend {revision.metadata.name}: {len(texts)} texts"
         case Place(name, placement):
             return f"Place {name}: {_placed(placement)}"
         case DeleteRevision(name):
             return f"DeleteRevision {name}"
-        case Entomb(stone):
-            return f"Entomb {stone.metadata.name}: {_placed(stone.spec.placement)}"
+        case Collect(revision):
+            return f"Collect {revision.metadata.name}"
 
 
 def _placed(placement: Placement) -> str:
@@ -280,9 +340,8 @@ def shown(status: ProfileStatus) -> dict[str, Any]:
     return {key: value for key, value in made.items() if value}
 
 
-def outcome(snapshot: Snapshot, labels: set[str]) -> dict[str, Any]:
-    owners = name_owners(snapshot)
-    statuses = {name: shown(aggregate(one, snapshot, owners)) for name, one in snapshot.profiles.items()}
+def outcome(snapshot: Judged, labels: set[str]) -> dict[str, Any]:
+    statuses = {name: shown(status_of(one, snapshot)) for name, one in snapshot.profiles.items()}
     made = {"writes": [told(write) for write in writes_for(snapshot)], "status": statuses}
     text = yaml.safe_dump(made, sort_keys=False, width=110)
     for label in labels:
@@ -333,7 +392,7 @@ NODES = ("n1", "n2", "n3")
 
 
 @st.composite
-def clusters(draw: st.DrawFn) -> Snapshot:
+def clusters(draw: st.DrawFn) -> Judged:
     profiles = {
         name: {
             "text": draw(LABELS).replace("P", name),
@@ -423,14 +482,15 @@ def clusters(draw: st.DrawFn) -> Snapshot:
     )
 
 
-def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
+def applied(snapshot: Judged, writes: list[Write]) -> Judged:
     """Return the cluster after writes, as an API server would leave it."""
     profiles, revisions = dict(snapshot.profiles), dict(snapshot.revisions)
     for write in writes:
         match write:
             case AddFinalizer(profile):
                 metadata = msgspec.structs.replace(profile.metadata, finalizers=[FINALIZER])
-                profiles[profile.metadata.name] = msgspec.structs.replace(profile, metadata=metadata)
+                there = profiles[profile.metadata.name]  # which has its text
+                profiles[profile.metadata.name] = msgspec.structs.replace(there, metadata=metadata)
             case RemoveFinalizer(profile):
                 assert profile.metadata.deletion_timestamp
                 del profiles[profile.metadata.name]
@@ -448,6 +508,9 @@ def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
                 )
             case DeleteRevision(name):
                 revisions.pop(name, None)  # one that is gone is as good as deleted
+            case Collect(revision):
+                assert revision.spec.profile_uid not in {one.metadata.uid for one in profiles.values()}
+                revisions.pop(revision.metadata.name, None)
             case Entomb(stone):
                 assert stone.metadata.name not in revisions
                 asked_for = [one for one in profiles.values() if one.metadata.deletion_timestamp is None]
@@ -456,7 +519,7 @@ def applied(snapshot: Snapshot, writes: list[Write]) -> Snapshot:
     return replace(snapshot, profiles=profiles, revisions=revisions)
 
 
-def settled(snapshot: Snapshot) -> Snapshot:
+def settled(snapshot: Judged) -> Judged:
     for _ in range(8):
         writes = writes_for(snapshot)
         if not writes:
@@ -467,14 +530,14 @@ def settled(snapshot: Snapshot) -> Snapshot:
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_writes_come_to_an_end(snapshot: Snapshot):
+def test_writes_come_to_an_end(snapshot: Judged):
     done = settled(snapshot)
     assert writes_for(done) == []
 
 
 @settings(max_examples=120, deadline=None)
 @given(snapshot=clusters(), stop=st.integers(0, 5))
-def test_it_may_be_killed_between_any_two_writes(snapshot: Snapshot, stop: int):
+def test_it_may_be_killed_between_any_two_writes(snapshot: Judged, stop: int):
     through = settled(snapshot)
     resumed = settled(applied(snapshot, writes_for(snapshot)[:stop]))
     assert {name: one.spec for name, one in resumed.revisions.items()} == {
@@ -485,7 +548,7 @@ def test_it_may_be_killed_between_any_two_writes(snapshot: Snapshot, stop: int):
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Snapshot):
+def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Judged):
     held = {
         (name, one.spec.profile_uid)
         for one in snapshot.revisions.values()
@@ -502,16 +565,14 @@ def test_no_two_profiles_publish_one_kernel_name_anew(snapshot: Snapshot):
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_counts_add_up_and_ready_is_exact(snapshot: Snapshot):
-    owners = name_owners(snapshot)
+def test_counts_add_up_and_ready_is_exact(snapshot: Judged):
     for profile in snapshot.profiles.values():
-        status = aggregate(profile, snapshot, owners)
+        status = status_of(profile, snapshot)
         counts = status.nodes
         parts = counts.ready + counts.updating + counts.failed + counts.agent_down + counts.unreachable
         assert counts.targeted == parts
         assert len(status.failures) <= 10
-        assert [one.type for one in status.conditions] == [
-            "Accepted",
+        assert [one.type for one in status.conditions if one.type != "Accepted"] == [
             "Available",
             "Ready",
             "Reconciling",
@@ -524,7 +585,7 @@ def test_counts_add_up_and_ready_is_exact(snapshot: Snapshot):
             assert_exactly_ready(profile, snapshot, status)
 
 
-def assert_exactly_ready(profile: SecurityProfile, snapshot: Snapshot, status: ProfileStatus) -> None:
+def assert_exactly_ready(profile: SecurityProfile, snapshot: Judged, status: ProfileStatus) -> None:
     """Judge Ready by DESIGN's words, without the code that said it."""
     assert status.observed_generation == profile.metadata.generation
     assert profile.metadata.deletion_timestamp is None
@@ -555,13 +616,13 @@ def assert_exactly_ready(profile: SecurityProfile, snapshot: Snapshot, status: P
 # --- deletions ---
 
 
-def of_kind(snapshot: Snapshot, kind: type[Write]) -> list[str]:
+def of_kind(snapshot: Judged, kind: type[Write]) -> list[str]:
     return [told(write) for write in writes_for(snapshot) if isinstance(write, kind)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_only_what_this_store_lost_is_entombed(snapshot: Snapshot):
+def test_only_what_this_store_lost_is_entombed(snapshot: Judged):
     published = {
         one.spec.profile_uid for one in snapshot.revisions.values() if one.spec.content != NO_CONTENT
     }
@@ -704,7 +765,7 @@ def test_a_tombstone_has_all_that_agents_need():
     assert write.tombstone.metadata.owner_references == []  # its owner is gone: it would be collected
 
 
-def settled_stones(snapshot: Snapshot) -> set[tuple[str, str]]:
+def settled_stones(snapshot: Judged) -> set[tuple[str, str]]:
     after = applied(snapshot, tombstones(snapshot))
     assert tombstones(after) == []
     return {
@@ -716,21 +777,21 @@ def settled_stones(snapshot: Snapshot) -> set[tuple[str, str]]:
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Snapshot):
+def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Judged):
     """A node keeps what it holds: nobody has deleted any of these profiles."""
     leaving = replace(snapshot, store=Store("", terminating=True))
     for profile in leaving.profiles.values():
-        writes = desired(profile, leaving, name_owners(leaving))
         if profile.metadata.deletion_timestamp:
             finalized = FINALIZER in profile.metadata.finalizers
-            assert writes == ([RemoveFinalizer(profile)] if finalized else [])
+            assert finalizers(profile, leaving) == ([RemoveFinalizer(profile)] if finalized else [])
+            assert desired(profile, leaving, name_owners(leaving)) == []
     assert not [write for write in writes_for(leaving) if isinstance(write, Entomb)]
     assert "withdrawn" not in " ".join(of_kind(leaving, Place))
 
 
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
-def test_a_withdrawn_placement_says_whether_by_force(snapshot: Snapshot):
+def test_a_withdrawn_placement_says_whether_by_force(snapshot: Judged):
     for profile in snapshot.profiles.values():
         by_force = profile.metadata.annotations.get(FORCE_DELETE) == "true"
         for write in desired(profile, snapshot, name_owners(snapshot)):
@@ -741,7 +802,7 @@ def test_a_withdrawn_placement_says_whether_by_force(snapshot: Snapshot):
                 assert write.placement.adopt == (profile.spec.adopt and not deleted)
 
 
-def one_profile(**more: Any) -> Snapshot:
+def one_profile(**more: Any) -> Judged:
     revision = {"profile": "p", "text": "v1"} | more.pop("revision", {})
     return a_cluster(
         {
@@ -801,7 +862,8 @@ def test_a_deletion_waits_for_whom_it_can_reach(agent: dict[str, Any], node: dic
         }
     )
     assert bool(of_kind(snapshot, RemoveFinalizer)) is not waits
-    assert bool(of_kind(snapshot, DeleteRevision)) is not waits
+    after = applied(snapshot, writes_for(snapshot))
+    assert bool(of_kind(after, Collect)) is not waits
 
 
 # --- what is published ---

@@ -21,8 +21,11 @@ from hauberk.crds.models import (
 )
 from hauberk.crds.names import FINALIZER, text_id
 from hauberk.crds.reasons import Reason
-from hauberk.operator.desired import CreateRevision, Extend, desired
+from hauberk.operator.desired import desired
 from hauberk.operator.publish import (
+    Judged,
+    Judgement,
+    Refusal,
     bounded,
     content_digest,
     judged_text,
@@ -31,7 +34,8 @@ from hauberk.operator.publish import (
     unjudged_kinds,
     wanted_revision,
 )
-from hauberk.operator.snapshot import Judgement, Refusal, Snapshot, Store, parse_time
+from hauberk.operator.snapshot import Store, parse_time
+from hauberk.operator.writes import CreateRevision, Extend
 from hauberk.profiles.check import Accepted
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +58,7 @@ PROFILE = SecurityProfile(
 )
 
 
-def cluster(judged: Judgement | None, *facts: Facts, published: Accepted | None = None) -> Snapshot:
+def cluster(judged: Judgement | None, *facts: Facts, published: Accepted | None = None) -> Judged:
     revision = wanted_revision(PROFILE, published, "here") if published else None
     reports = {
         f"n{number}": ProfileNode(
@@ -62,7 +66,7 @@ def cluster(judged: Judgement | None, *facts: Facts, published: Accepted | None 
         )
         for number, one in enumerate(facts)
     }
-    return Snapshot(
+    return Judged(
         profiles={"p": PROFILE},
         revisions={revision.metadata.name: revision} if revision else {},
         reports=reports,

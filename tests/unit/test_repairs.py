@@ -28,7 +28,6 @@ def cluster(reports: dict[str, dict[str, int] | None]) -> Snapshot:
         reports={node: report(node, repairs) for node, repairs in reports.items()},
         nodes={},
         agents={},
-        judgements={},
         now=datetime(2026, 1, 1, tzinfo=UTC),
     )
 

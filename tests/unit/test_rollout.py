@@ -52,7 +52,6 @@ def cluster(node: NodeView, report: ProfileNode | None, agent: AgentView | None 
         reports={node.name: report} if report else {},
         nodes={node.name: node},
         agents={node.name: agent or AgentView(node.name, ready=True, since=ago(5000))},
-        judgements={},
         now=NOW,
     )
 

@@ -1,4 +1,4 @@
-"""The operator's loop while the definitions of Hauberk's kinds go away, or were made anew."""
+"""The loops of operator and admission while the definitions of Hauberk's kinds go away, or were made anew."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from hauberk.crds.models import ProfileStatus
+from hauberk.crds.models import Condition, ProfileStatus
 from hauberk.crds.names import SECURITY_PROFILES
-from hauberk.operator.cluster import Cluster
+from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.controller import Controller
-from hauberk.operator.desired import CreateRevision, RemoveFinalizer, Write
+from hauberk.operator.judging import Judging
+from hauberk.operator.operators_cluster import OperatorsCluster
+from hauberk.operator.publisher import Publisher
 from hauberk.operator.snapshot import Store
+from hauberk.operator.writes import CreateRevision, RemoveFinalizer, Write
 from hauberk.profiles.check import Judge
 from hauberk.profiles.parser import Parser
 from hauberk.profiles.rendering import Renderer
@@ -38,6 +41,9 @@ class Api:
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         del name, status
 
+    async def write_acceptance(self, name: str, condition: Condition) -> None:
+        del name, condition
+
 
 def body(name: str, **metadata: str) -> dict[str, Any]:
     return {
@@ -59,21 +65,21 @@ def deleted(name: str) -> dict[str, Any]:
 
 async def test_what_is_published_says_where_it_is_from_now(parser: Parser):
     api = Api()
-    controller = Controller(cast("Cluster", api), Judge(parser, Renderer()))
-    controller.store = Store("there")  # as it was when everything was listed last
-    controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
-    await controller.reconcile()
-    await asyncio.wait(controller.judging.values())
-    await controller.reconcile()
+    publisher = Publisher(cast("AdmissionsCluster", api), judging=Judging(Judge(parser, Renderer())))
+    publisher.store = Store("there")  # as it was when everything was listed last
+    publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await publisher.reconcile()
+    await asyncio.wait(publisher.asked.values())
+    await publisher.reconcile()
     (write,) = api.writes
     assert isinstance(write, CreateRevision)
     assert write.revision.spec.installation == "here"
 
 
-async def test_a_deletion_is_believed_only_as_far_as_it_was_asked_about(parser: Parser):
+async def test_a_deletion_is_believed_only_as_far_as_it_was_asked_about():
     """All kinds begin to go away while it is asked, for another deletion's sake, whether they do."""
     api = Api()
-    controller = Controller(cast("Cluster", api), Judge(parser, Renderer()))
+    controller = Controller(cast("OperatorsCluster", api))
     for name in ("a", "b"):
         controller.seen(SECURITY_PROFILES, name, body(name), deleted=False)
     controller.seen(SECURITY_PROFILES, "a", deleted("a"), deleted=False)
@@ -91,4 +97,3 @@ async def test_a_deletion_is_believed_only_as_far_as_it_was_asked_about(parser: 
     last = api.writes[-1]
     assert isinstance(last, RemoveFinalizer)
     assert last.profile.metadata.name == "b"
-    await asyncio.gather(*controller.judging.values())

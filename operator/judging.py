@@ -1,0 +1,117 @@
+"""Judges texts, each once: what `publisher` publishes and what `review` answers rest on the same judgement.
+
+The parser is the admission's only real work. Texts that took too long before share one slot, so that they
+leave the others to those that do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Container, Mapping
+from dataclasses import dataclass, field
+
+from ..crds.errors import InputFault
+from ..crds.models import Facts, SecurityProfile, Unrendered
+from ..crds.reasons import Reason
+from ..profiles.check import Accepted, Judge, check
+from ..profiles.parser import fault_message
+from .publish import Judgement, Refusal, content_digest, known, merged
+
+# Texts judged at once.
+AT_ONCE = 3
+# What was judged for someone who only asked (`kubectl apply` of a text that was refused, a dry run).
+KEPT = 64
+
+
+@dataclass
+class Judging:
+    """The judgements that were made, by content digest.
+
+    Attributes:
+        judge: the parser and the renderer.
+        judgements: on texts; of those that no SecurityProfile asks for, the latest.
+    """
+
+    judge: Judge
+    judgements: OrderedDict[str, Judgement] = field(default_factory=OrderedDict[str, Judgement])
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    slow_lane: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    slow: set[str] = field(default_factory=set[str])
+    running: dict[tuple[str, frozenset[str]], asyncio.Task[Judgement]] = field(
+        default_factory=dict[tuple[str, frozenset[str]], "asyncio.Task[Judgement]"]
+    )
+
+    async def judged(
+        self, profile: SecurityProfile, kinds: Mapping[str, Facts], *, again: bool = False
+    ) -> Judgement:
+        """Return the judgement on a profile's text; of a template, for these kinds of nodes at least.
+
+        Who asks while it is being made waits for that one. It goes on where nobody waits any more. A text
+        that took too long is judged `again` for someone who asks again: the machine may have been busy.
+
+        Raises:
+            NodeFault: the parser or the renderer can't be run.
+        """
+        digest = content_digest(profile)
+        before = self.judgements.get(digest)
+        slow = isinstance(before, Refusal) and before.reason is Reason.POLICY_TOO_SLOW
+        known_all = profile.spec.template is None or (before and kinds.keys() <= before.kinds)
+        if before is not None and known_all and not (again and slow):
+            return before
+        key = (digest, frozenset(kinds))
+        task = self.running.get(key)
+        if task is None:
+            task = self.running[key] = asyncio.create_task(self._one(digest, profile, kinds))
+            task.add_done_callback(lambda _: self.running.pop(key, None))
+        return await asyncio.shield(task)
+
+    def forget(self, current: set[str], kinds: Container[str]) -> None:
+        """Forget the oldest judgements that nobody asks for, and what was said of kinds that are gone.
+
+        `current` are the digests that a SecurityProfile has, `kinds` those of the cluster's nodes.
+        """
+        for digest in current & self.judgements.keys():
+            self.judgements[digest] = known(self.judgements[digest], kinds)
+        others = [digest for digest in self.judgements if digest not in current]
+        for digest in others[: max(0, len(others) - KEPT)]:
+            del self.judgements[digest]
+            self.slow.discard(digest)
+
+    async def close(self) -> None:
+        """End what is being judged, and the process that renders templates."""
+        tasks = list(self.running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.judge.renderer.close()
+
+    async def _one(self, digest: str, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> Judgement:
+        async with self._slot(digest):
+            said = await self._verdict(profile, kinds)
+        if isinstance(said, Refusal) and said.reason is Reason.POLICY_TOO_SLOW:
+            self.slow.add(digest)
+        before = self.judgements.get(digest)
+        if isinstance(before, Accepted):
+            said = merged(before, said if isinstance(said, Accepted) else _for_none(said))
+        self.judgements[digest] = said
+        self.judgements.move_to_end(digest)
+        return said
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, digest: str) -> AsyncGenerator[None]:
+        async with self.slow_lane if digest in self.slow else contextlib.nullcontext(), self.slots:
+            yield
+
+    async def _verdict(self, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> Judgement:
+        try:
+            return await check(profile.spec, self.judge, kinds)
+        except InputFault as fault:
+            return Refusal(fault.reason, fault_message(fault), frozenset(kinds))
+
+
+def _for_none(said: Refusal) -> Accepted:
+    """Return what is told of kinds of nodes that a template fails for, which is good for others."""
+    one = Unrendered(facts=sorted(said.kinds), reason=said.reason, message=said.message)
+    return Accepted(unrendered=(one,) if said.kinds else ())

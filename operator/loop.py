@@ -1,0 +1,233 @@
+"""What a process has seen of the cluster, and the loop that decides on it. Level-triggered and coalesced.
+
+The base of `controller` (the operator) and `publisher` (the admission); fed by `handlers`. One loop for all
+profiles, because names clash across them and nodes count for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import structlog
+import tenacity
+
+from ..crds.errors import ClusterFault
+from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile, decode
+from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.reasons import Reason
+from .cluster import Cluster
+from .snapshot import AgentView, NodeView, Store, agent_view, node_view
+from .writes import Write, object_of
+
+log = structlog.get_logger()
+
+# Time passes without an event when an agent stays away: looked at this often.
+TICK_SECONDS = 15.0
+RELIST_SECONDS = 300.0
+RETRY_SECONDS = (0.5, 30.0)
+# A kind that was just made is served at once, and is in the API's list of kinds soon after.
+DISCOVERY_SECONDS = 2.0
+
+
+C = TypeVar("C", bound=Cluster)
+
+
+@dataclass
+class Loop(Generic[C]):
+    """A process's memory and loop.
+
+    Attributes:
+        cluster: the API.
+        leads: whether this process writes, or knows all and waits.
+        ready: whether everything was read once.
+        died: what ended the loop, where something did.
+    """
+
+    cluster: C
+    leads: Callable[[], bool] = lambda: True
+    profiles: dict[str, SecurityProfile] = field(default_factory=dict[str, SecurityProfile])
+    revisions: dict[str, ProfileRevision] = field(default_factory=dict[str, ProfileRevision])
+    reports: dict[str, ProfileNode] = field(default_factory=dict[str, ProfileNode])
+    nodes: dict[str, NodeView] = field(default_factory=dict[str, NodeView])
+    pods: dict[str, AgentView] = field(default_factory=dict[str, AgentView])
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    store: Store = field(default_factory=Store)
+    looked_at: float = 0.0
+    deleted: set[str] = field(default_factory=set[str])
+    ready: bool = False
+    died: BaseException | None = None
+
+    # --- what a process adds ------------------------------------------------------------------------------
+
+    kinds: Collection[str] = ()
+
+    async def reconcile(self) -> None:
+        """Bring the API to what it should be, as far as is known.
+
+        Raises:
+            ClusterFault: a write was not taken; all others were made all the same.
+        """
+        raise NotImplementedError
+
+    async def while_kinds_go(self) -> None:
+        """Do what there is to do before a start, while Hauberk's kinds are being removed."""
+
+    def elected(self) -> None:
+        """Take note that this process leads now, or waits."""
+        self.wake.set()
+
+    # --- what handlers tell -------------------------------------------------------------------------------
+
+    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take note of an object as it is now."""
+        store: dict[str, Any] = self._memory()[plural]
+        if deleted:
+            store.pop(name, None)
+        else:
+            try:
+                model = self.read(plural, body)
+            except msgspec.ValidationError as error:
+                log.error("unreadable object", kind=plural, name=name, error=str(error))
+                return
+            if model is None:
+                store.pop(name, None)
+            else:
+                if store.get(name) == model:
+                    return  # a heartbeat: nothing that decisions read has changed
+                store[name] = model
+        self.wake.set()
+
+    def read(self, plural: str, body: Mapping[str, Any]) -> Any:
+        """Return an object as decisions need it; None for one that they don't.
+
+        Raises:
+            msgspec.ValidationError: it does not have its kind's shape.
+        """
+        return _READ[plural](body)
+
+    def _memory(self) -> dict[str, dict[str, Any]]:
+        return {
+            SECURITY_PROFILES: self.profiles,
+            PROFILE_REVISIONS: self.revisions,
+            PROFILE_NODES: self.reports,
+            "nodes": self.nodes,
+            "pods": self.pods,
+        }
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def await_kinds(self) -> None:
+        """Return when the API serves Hauberk's kinds: a watch can't be begun on one that is not there."""
+        try:
+            await self._find_kinds()
+        except ClusterFault:
+            await self.until_done("start", self._find_kinds)
+            await asyncio.sleep(DISCOVERY_SECONDS)
+
+    async def _find_kinds(self) -> None:
+        self.store = await self.cluster.store()
+        if not self.store.terminating:
+            return
+        await self.while_kinds_go()
+        raise ClusterFault(Reason.PROGRESSING, "the CRDs of deploy/crds are not there, or are being removed")
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await self.until_done("list", self.relist)
+        self.ready = True
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._relist_now_and_then())
+            tasks.create_task(self._reconcile_forever())
+
+    async def relist(self) -> None:
+        """Read every kind anew, and forget what is gone: a watch that broke never tells of it.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        self.store = await self.cluster.store()
+        memory = self._memory()
+        for plural in self.kinds:
+            store = memory[plural]
+            before = dict(store)
+            present: set[str] = set()
+            async for body in self.cluster.listing(plural):
+                name = body["metadata"]["name"]
+                present.add(name)
+                if name not in store:  # else a watch told of it, and of something newer
+                    self.seen(plural, name, body, deleted=False)
+            for name in before.keys() - present:
+                if store.get(name) is before[name]:  # else a watch told of it while the list was read
+                    self.seen(plural, name, {}, deleted=True)
+
+    async def _relist_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(RELIST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            await self.until_done("list", self.relist)
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            self.wake.clear()
+            await self.until_done("write", self.reconcile)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self.wake.wait()
+
+    async def until_done(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something that needs the API, as often as it takes, with backoff and full jitter."""
+
+        def told(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            message = error.message if isinstance(error, ClusterFault) else ""
+            log.warning("will try again", what=what, message=message, failures=state.attempt_number)
+
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(ClusterFault),
+            wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
+            before_sleep=told,
+        ):
+            with attempt:
+                await work()
+
+    async def look_at_store(self, *, publishing: bool = False) -> None:
+        """See whether Hauberk's kinds are going away: then a deletion is not what an author asked for.
+
+        After the objects were seen, so that one that goes because its kind goes is not taken for deleted. And
+        before something is published: it says where it is from.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        deleted = {one.metadata.uid for one in self.profiles.values() if one.metadata.deletion_timestamp}
+        now = time.monotonic()
+        if deleted - self.deleted or (deleted and now - self.looked_at > TICK_SECONDS) or publishing:
+            self.store = await self.cluster.store()
+            self.looked_at = now
+        self.deleted = deleted
+
+    async def carry_out(self, writes: Iterable[Write]) -> None:
+        """Do writes up to the first that someone else came before: what follows rests on it.
+
+        Raises:
+            ClusterFault: the API did not take one.
+        """
+        for write in writes:
+            log.info("write", what=type(write).__name__, object=object_of(write))
+            if not await self.cluster.carry_out(write):
+                return
+
+
+_READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    SECURITY_PROFILES: lambda body: decode(SecurityProfile, body),
+    PROFILE_REVISIONS: lambda body: decode(ProfileRevision, body),
+    PROFILE_NODES: lambda body: decode(ProfileNode, body),
+    "nodes": node_view,
+    "pods": agent_view,
+}

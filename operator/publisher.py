@@ -1,0 +1,140 @@
+"""The admission's loop: whenever something changed, judge, decide, publish.
+
+Started and fed by `handlers`, on top of `loop`; the decisions are `desired` and `acceptance`, the judgements
+`judging`, the writes `admissions_cluster`. `review` answers the webhook from the same memory. It knows of
+nodes what their agents report, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+
+from ..crds.errors import ClusterFault, Fault
+from ..crds.models import Facts, SecurityProfile
+from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from .acceptance import acceptance, said
+from .admissions_cluster import AdmissionsCluster
+from .desired import collected, desired, publishes, tombstones
+from .judging import Judging
+from .loop import RETRY_SECONDS, Loop
+from .publish import Judged, content_digest, judged_text, judgement, name_owners, unjudged_kinds
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Publisher(Loop[AdmissionsCluster]):
+    """The admission's memory and loop.
+
+    Attributes:
+        judging: the judgements on texts.
+        asked: what is being judged for this loop, by content digest.
+    """
+
+    judging: Judging = field(kw_only=True)
+    asked: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    kinds: Collection[str] = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
+
+    def snapshot(self) -> Judged:
+        """Return what is known now."""
+        return Judged(
+            profiles=dict(self.profiles),
+            revisions=dict(self.revisions),
+            reports=dict(self.reports),
+            nodes={},
+            agents={},
+            now=datetime.now(UTC),
+            store=self.store,
+            judgements=dict(self.judging.judgements),
+        )
+
+    async def reconcile(self) -> None:
+        """Bring the revisions and what is said of texts to what they should be, as far as is known.
+
+        Raises:
+            ClusterFault: a write was not taken; all others were made all the same.
+        """
+        snapshot = self.snapshot()
+        asked = {content_digest(profile) for profile in snapshot.profiles.values()}
+        self.judging.forget(asked, snapshot.kinds)  # also while waiting: the webhook is asked of all
+        if not self.leads():
+            return
+        self._judge(snapshot)
+        owners = name_owners(snapshot)
+        await self.look_at_store(
+            publishing=any(publishes(one, snapshot, owners) for one in snapshot.profiles.values())
+        )
+        snapshot = dataclasses.replace(snapshot, store=self.store)
+        faults: list[ClusterFault] = []
+        for name, profile in sorted(snapshot.profiles.items()):
+            if not self.leads():  # another one may have begun
+                return
+            try:
+                await self._keep_profile(name, profile, snapshot, owners)
+            except ClusterFault as fault:  # what the API refuses one profile must not hold up the others
+                faults.append(fault)
+            except Exception:  # nor must a bug
+                log.exception("bug", profile=name)
+        for write in collected(snapshot) + tombstones(snapshot):
+            try:
+                await self.carry_out([write])
+            except ClusterFault as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+
+    async def _keep_profile(
+        self, name: str, profile: SecurityProfile, snapshot: Judged, owners: dict[str, str]
+    ) -> None:
+        await self.carry_out(desired(profile, snapshot, owners))
+        judged = judgement(profile, snapshot, owners)
+        if judged is None or profile.metadata.deletion_timestamp:
+            return
+        condition = acceptance(profile, judged, snapshot.now)
+        if condition == said(profile):
+            return
+        await self.cluster.write_acceptance(name, condition)
+        log.info("accepted", profile=name, status=condition.status, reason=condition.reason)
+        if self.profiles.get(name) is profile:
+            # So that the next round does not write it again before the watch brings it back.
+            others = [one for one in profile.status.conditions if one.type != condition.type]
+            status = msgspec.structs.replace(profile.status, conditions=[condition, *others])
+            self.profiles[name] = msgspec.structs.replace(profile, status=status)
+
+    def _judge(self, snapshot: Judged) -> None:
+        """Start to judge the texts that nobody has judged yet.
+
+        A template is judged again, for those alone, when kinds of nodes come that it was never rendered for.
+        """
+        wanted: dict[str, tuple[SecurityProfile, dict[str, Facts]]] = {}
+        for profile in snapshot.profiles.values():
+            if profile.metadata.deletion_timestamp is not None:
+                continue
+            kinds = {key: snapshot.kinds[key] for key in unjudged_kinds(profile, snapshot)}
+            if kinds or judged_text(profile, snapshot) is None:
+                wanted.setdefault(content_digest(profile), (profile, kinds))
+        for digest, (profile, kinds) in wanted.items():
+            if digest not in self.asked:
+                self.asked[digest] = asyncio.create_task(self._judge_one(digest, profile, kinds))
+
+    async def _judge_one(self, digest: str, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> None:
+        """Judge a text and wake the loop; a parser that can't be run is tried again."""
+        try:
+            await self.judging.judged(profile, kinds)
+        except Fault as fault:
+            log.error("can't judge", profile=profile.metadata.name, message=fault.message)
+            await asyncio.sleep(RETRY_SECONDS[1] * random.uniform(0.1, 1))  # noqa: S311
+        except Exception:  # a bug that one text meets must not make the loop spin
+            log.exception("bug", profile=profile.metadata.name)
+            await asyncio.sleep(RETRY_SECONDS[1])
+        finally:
+            self.asked.pop(digest, None)
+            self.wake.set()

@@ -1,0 +1,67 @@
+"""Answers whether a SecurityProfile may be stored: `kubectl apply` is where its author is looking.
+
+Called by `webhook`. The judgement is the one that publishing rests on (`judging`, `publish`), so that what is
+let in here is published, and what came past the webhook is refused later with the same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..crds.models import SecurityProfile
+from ..profiles.check import described
+from .publish import Judged, Refusal, judgement, name_owners
+from .publisher import Publisher
+
+# The API server cuts what is longer, and drops what comes after 4 KiB in all.
+WARNING_CHARACTERS = 250
+WARNINGS = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of an object that someone asks to store.
+
+    Attributes:
+        refused: why it may not be, in one sentence; empty where it may.
+        warnings: what its author should know of it all the same.
+    """
+
+    refused: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
+    """Return what to say of a SecurityProfile, as it would be stored.
+
+    Raises:
+        NodeFault: the parser or the renderer can't be run.
+    """
+    kinds = publisher.snapshot().kinds
+    judged = await publisher.judging.judged(profile, kinds, again=True)
+    if isinstance(judged, Refusal):
+        return Answer(refused=judged.message)
+    snapshot = _with(profile, publisher.snapshot())
+    verdict = judgement(profile, snapshot, name_owners(snapshot))
+    if isinstance(verdict, Refusal):
+        return Answer(refused=verdict.message)
+    partly = [
+        f"not for {described(kinds[key])}: {one.message}"
+        for one in judged.unrendered
+        for key in one.facts[:1]
+        if key in kinds
+    ]
+    return Answer(warnings=_cut([*partly, *judged.advice]))
+
+
+def _with(profile: SecurityProfile, snapshot: Judged) -> Judged:
+    """Return what would be known if a profile were stored; what is stored of its name now gives way."""
+    return dataclasses.replace(snapshot, profiles={**snapshot.profiles, profile.metadata.name: profile})
+
+
+def _cut(warnings: list[str]) -> tuple[str, ...]:
+    short = [
+        one if len(one) <= WARNING_CHARACTERS else f"{one[: WARNING_CHARACTERS - 3]}..." for one in warnings
+    ]
+    return tuple(short[:WARNINGS])

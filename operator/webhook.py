@@ -1,0 +1,112 @@
+"""The admission's HTTPS server: the API server's questions in, `review`'s answers out.
+
+Started by `admission`. Not kopf's own server: that takes 1 MiB of a request, less than an update of a large
+policy has (both objects, each with kubectl's copy of it), and is away while it takes a new certificate.
+
+Protocol: admission.k8s.io/v1, AdmissionReview (k8s.io/api/admission/v1/types.go).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from ..crds.errors import Fault
+from ..crds.models import SecurityProfile, decode
+from ..profiles.parser import fault_message
+from .publisher import Publisher
+from .review import Answer, review
+
+log = structlog.get_logger()
+
+PORT = 9443
+REVIEW_PATH = "/securityprofiles"
+# Two objects of up to 1.5 MiB each, which is what etcd takes.
+_REQUEST_BYTES = 4 << 20
+# Less than the configuration's timeoutSeconds: who waits hears why.
+_ANSWER_SECONDS = 27.0
+
+
+class _Request(msgspec.Struct, frozen=True):
+    uid: str
+    object: dict[str, Any] | None = None
+
+
+class _Review(msgspec.Struct, frozen=True):
+    request: _Request
+
+
+@dataclass
+class Webhook:
+    """The server; `context` has its certificate from `trust`, `is_ready` says whether to ask it."""
+
+    publisher: Publisher
+    context: ssl.SSLContext
+    is_ready: Callable[[], bool]
+    port: int = PORT
+    _runner: web.AppRunner | None = field(default=None, init=False)
+
+    async def start(self) -> None:
+        """Listen; `context` has to have a certificate."""
+        app = web.Application(client_max_size=_REQUEST_BYTES)
+        app.add_routes(
+            [
+                web.post(REVIEW_PATH, self._review),
+                web.get("/readyz", self._readyz),
+                web.get("/livez", self._livez),
+            ]
+        )
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, port=self.port, ssl_context=self.context).start()
+        log.info("webhook", port=self.port)
+
+    async def stop(self) -> None:
+        """Answer what was asked, and stop to listen."""
+        if self._runner:
+            await self._runner.cleanup()
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok") if self.is_ready() else web.Response(status=503, text="not ready")
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _review(self, asked: web.Request) -> web.Response:
+        try:
+            request = msgspec.json.decode(await asked.read(), type=_Review).request
+            profile = decode(SecurityProfile, request.object or {})
+        except msgspec.MsgspecError as error:
+            log.error("unreadable question", error=str(error))
+            return web.Response(status=400, text=f"no AdmissionReview of a SecurityProfile: {error}")
+        answer, code = await self._answered(profile)
+        log.info("review", profile=profile.metadata.name, refused=answer.refused)
+        response: dict[str, Any] = {"uid": request.uid, "allowed": not answer.refused}
+        if answer.refused:
+            response["status"] = {"code": code, "message": answer.refused}
+        if answer.warnings:
+            response["warnings"] = answer.warnings
+        return web.json_response(
+            {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
+        )
+
+    async def _answered(self, profile: SecurityProfile) -> tuple[Answer, int]:
+        """Return what to answer, and the HTTP status of a refusal: 422 for the author's fault, else 500."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await review(profile, self.publisher), 422
+        except TimeoutError:
+            return Answer("Hauberk has too many policies to check right now; apply it again in a minute"), 500
+        except Fault as fault:
+            log.error("can't judge", profile=profile.metadata.name, message=fault.message)
+            return Answer(f"Hauberk can't check the policy: {fault_message(fault)}; apply it again"), 500
+        except Exception:  # a bug that one text meets is told, and ends nothing else
+            log.exception("bug", profile=profile.metadata.name)
+            return Answer("Hauberk met a bug while it checked the policy; its log has more"), 500

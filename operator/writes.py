@@ -1,0 +1,84 @@
+"""What the operator and the admission write, as plain values. Pure.
+
+Decided by `finalizers` (the operator) and by `desired` (the admission); `cluster` carries them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..crds.models import Placement, ProfileRevision, SecurityProfile, Text, Unrendered
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """Keep a profile's object until no kernel holds it."""
+
+    profile: SecurityProfile
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Let a profile's object go; `once_withdrawn`: not while a revision of it is there for nodes to load."""
+
+    profile: SecurityProfile
+    once_withdrawn: bool = False
+
+
+@dataclass(frozen=True)
+class CreateRevision:
+    """Publish content."""
+
+    revision: ProfileRevision
+
+
+@dataclass(frozen=True)
+class Place:
+    """Change where a revision goes, or make it the wanted one."""
+
+    revision: str
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Add texts for further kinds of nodes to a revision: as it was read, or not at all."""
+
+    revision: ProfileRevision
+    texts: tuple[Text, ...]
+    unrendered: tuple[Unrendered, ...]
+
+
+@dataclass(frozen=True)
+class DeleteRevision:
+    """Take back content that no node needs."""
+
+    revision: str
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Take back a revision whose SecurityProfile is gone, once that is sure."""
+
+    revision: ProfileRevision
+
+
+@dataclass(frozen=True)
+class Entomb:
+    """Tell the agents that still hold a profile that its object was deleted, once that is sure."""
+
+    tombstone: ProfileRevision
+
+
+Write = AddFinalizer | RemoveFinalizer | CreateRevision | Extend | Place | DeleteRevision | Collect | Entomb
+
+
+def object_of(write: Write) -> str:
+    """Return the name of what is written, for a log."""
+    match write:
+        case AddFinalizer(profile) | RemoveFinalizer(profile):
+            return profile.metadata.name
+        case CreateRevision(revision) | Extend(revision) | Collect(revision) | Entomb(revision):
+            return revision.metadata.name
+        case Place(name) | DeleteRevision(name):
+            return name
