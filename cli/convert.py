@@ -24,7 +24,7 @@ from ..crds.reasons import Reason
 from ..profiles.check import POLICY_BYTES, Judge, check, refuse_text
 from ..profiles.parser import fault_message
 from . import foreign
-from .foreign import Shared, UnfitObjectError, translated
+from .foreign import Shared, UnfitObjectError, balanced, translated
 from .manifest import distinct, manifest, object_name
 from .sources import looks_like_objects
 
@@ -150,7 +150,7 @@ def _cil(file: str, text: str) -> Draft:
     if "(" not in bare:
         raise UnfitError("it holds no CIL")
     warnings: list[str] = []
-    if bare.count("(") != bare.count(")"):
+    if not balanced(text):
         warnings.append("its brackets don't match")
     block = _BLOCK.search(bare)
     if not block:
@@ -180,8 +180,9 @@ async def _of_objects(file: str, text: str, judge: Judge, made: Imported) -> Asy
     """Yield what the objects of a file become; told is what can't be imported, or need not be."""
     try:
         bodies = [one for body in yaml.load_all(text, Loader=yaml.CSafeLoader) for one in _single(body)]
-    except yaml.YAMLError as error:
-        raise UnfitError(f"no YAML: {' '.join(str(error).split())}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UnfitError(f"no YAML: line {line}: {error.problem or error.context}") from error
     ours = [one for one in bodies if str(one.get("apiVersion")).startswith(f"{GROUP}/")]
     theirs = [one for one in bodies if str(one.get("apiVersion")).startswith(f"{foreign.GROUP}/")]
     if not theirs and not ours:

@@ -23,6 +23,8 @@ _CAPABILITY = re.compile(r"[a-z_]+")
 _PTRACE = re.compile(r"ptrace\s*\((?P<access>\w+)\)\s*,\s*(?:#.*)?")
 _PEER = re.compile(r"(?:[\w./*?-]|@\{profile_name\})+")
 _ACCESS = {"read", "readby", "trace", "tracedby"}
+# What brackets may stand in without being any, and brackets: the CIL reference's lexer.
+_CIL_TOKEN = re.compile(r';[^\n]*|"[^"\n]*"|[()"]')
 # The fields of the OCI runtime specification that a SeccompProfile has as well.
 _SECCOMP = ("defaultAction", "architectures", "flags", "listenerPath", "listenerMetadata", "syscalls")
 
@@ -163,7 +165,7 @@ def _translated(kind: str, name: str, spec: dict[str, Any], shared: Shared) -> t
         case "RawSelinuxProfile" | "SelinuxPolicy":
             return _raw_selinux(name, msgspec.convert(spec, _RawSELinux))
         case _:
-            raise UnfitObjectError(f"{kind} {name} is no profile; its place is taken by nothing in Hauberk")
+            raise UnfitObjectError(f"{kind} {name} is no profile, and Hauberk has nothing in its place")
 
 
 def _is_disabled(spec: dict[str, Any]) -> bool:
@@ -274,12 +276,22 @@ def _selinux(name: str, spec: _SELinux) -> tuple[ProfileSpec, list[str]]:
 def _raw_selinux(name: str, spec: _RawSELinux) -> tuple[ProfileSpec, list[str]]:
     if not spec.policy.strip():
         raise UnfitError("spec.policy is empty")
-    if spec.policy.count("(") != spec.policy.count(")"):
+    if not balanced(spec.policy):
         raise UnfitError("the brackets of spec.policy don't match")
     block = _block(name)
     # its text is what stands in a block that is named after the object
     policy = f"(block {block}\n{spec.policy.rstrip()}\n)\n"
     return ProfileSpec(type="SELinux", selinux=Policy(policy=policy)), _named(block)
+
+
+def balanced(cil: str) -> bool:
+    """Return whether every bracket of a text in CIL has its other one, so that it stays within a block."""
+    depth = 0
+    for found in _CIL_TOKEN.finditer(cil):
+        depth += {"(": 1, ")": -1, '"': -len(cil)}.get(found[0], 0)  # a string without an end
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _block(name: str) -> str:

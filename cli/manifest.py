@@ -25,10 +25,9 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper, with literal blocks for whatever has lines."""
 
     def analyze_scalar(self, scalar: str) -> Any:
-        """Let blocks have tabs, and blanks at ends of lines: YAML takes them, PyYAML writes none."""
+        """Let blocks have tabs, and blanks at ends of lines: YAML takes them, PyYAML asks for quotes."""
         analysis = super().analyze_scalar(scalar)
-        if "\n" in scalar:
-            analysis.allow_block = all(one in "\n\t" or one.isprintable() for one in scalar)
+        analysis.allow_block = "\n" in scalar and _is_plain(scalar)
         return analysis
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
@@ -37,15 +36,20 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if _fits_block(text) else None)
+    style = None
+    # quoted are escapes, other ends of lines, and a tab before YAML knows how deep a block stands
+    if not _is_plain(text) or text.lstrip("\n").startswith("\t"):
+        style = '"'
+    elif "\n" in text:
+        style = "|"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
 
 
-def _fits_block(text: str) -> bool:
-    # libyaml wants no tab before it knows how deep the block stands
-    return "\n" in text and not text.lstrip("\n").startswith("\t")
+def _is_plain(text: str) -> bool:
+    return all(one in "\n\t" or one.isprintable() for one in text)
 
 
 def as_yaml(document: Any) -> str:
