@@ -130,7 +130,8 @@ def new_command(
 
     \b
     Examples:
-      hauberk new apparmor my-app > my-app.yaml && hauberk lint --strict my-app.yaml
+      hauberk new apparmor my-app > my-app.yaml
+      hauberk lint --strict my-app.yaml
       hauberk new seccomp my-app --policy my-app.json
     """  # noqa: D301 - \b is click's own: it keeps the lines below
     if fault := name_fault(name):
