@@ -3,6 +3,8 @@
 The parser's verdict is what lint can't do without. The floor is `apparmor_parser -Q -K -T` run file by file,
 with as many at once as lint runs; one run for all files is measured as well, which no lint could be that
 tells apart what is wrong with each of them, and keeps each within limits of its own.
+
+By the clock a machine that is busy with something else is no judge, so the processors' time counts as well.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ def main(
     seed: Annotated[int, typer.Option(help="Makes the same profiles again.")] = SEED,
     output: Annotated[Output, typer.Option("--output", "-o", help="text or json.")] = Output.TEXT,
 ) -> None:
-    """Measure lint against the parser. Exit 0: at most 1.2 times the floor; 1: more; 3: no parser here."""
+    """Measure lint against the parser.
+
+    Exit 0: at most 1.2 times the floor, by the clock and in processor time; 1: more; 3: no parser here.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-lint-") as folder:
         files = [_put(Path(folder), name, text) for name, text in profiles(count, seed)]
         jobs = os.cpu_count() or 1
@@ -63,15 +68,16 @@ def main(
         # in turns, so that what else the machine does is everybody's
         tries = [{name: _took(words) for name, words in runs.items()} for _ in range(rounds)]
         took = {name: min((one[name] for one in tries), key=lambda one: one.wall) for name in runs}
-    ratio = took["hauberk lint"].wall / took["floor"].wall
+    floor, lint = took["floor"], took["hauberk lint"]
+    ratio = Took(round(lint.wall / floor.wall, 3), round(lint.cpu / floor.cpu, 3))
     if output is Output.JSON:
-        result = {"count": count, "jobs": jobs, "ratio": round(ratio, 3), "goal": GOAL}
+        result = {"count": count, "jobs": jobs, "ratio": asdict(ratio), "goal": GOAL}
         sys.stdout.write(
             json.dumps({**result, **{name: asdict(one) for name, one in took.items()}}, indent=2) + "\n"
         )
     else:
         _show(took, count, jobs)
-    raise typer.Exit(0 if ratio <= GOAL else 1)
+    raise typer.Exit(0 if max(ratio.wall, ratio.cpu) <= GOAL else 1)
 
 
 def _put(folder: Path, name: str, text: str) -> Path:
@@ -114,7 +120,7 @@ def _cpu() -> float:
 def _show(took: dict[str, Took], count: int, jobs: int) -> None:
     floor = took["floor"]
     table = Table(title=f"{count} profiles, {jobs} at once")
-    for heading in ("", "seconds", "a second", "times the floor", "CPU seconds", "times the floor's"):
+    for heading in ("", "seconds", "a second", "x floor", "CPU seconds", "x floor's"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, one in took.items():
         table.add_row(

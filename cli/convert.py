@@ -26,7 +26,7 @@ from ..profiles.parser import fault_message
 from . import foreign
 from .foreign import Shared, UnfitObjectError, balanced, translated
 from .manifest import distinct, manifest, object_name
-from .sources import looks_like_objects
+from .sources import looks_like_objects, no_yaml
 
 # What makes a text an AppArmor profile that the parser refuses, and not something else altogether.
 _PROFILE = re.compile(r"^\s*(?:(?:profile|hat)\s|[\"/^@])[^\n{]*(?:\n\s*)?\{", re.MULTILINE)
@@ -166,7 +166,8 @@ def _seccomp(file: str, text: str) -> Draft:
         raise UnfitError(f"no JSON: line {error.lineno}: {error.msg}") from error
     if not isinstance(body, dict) or not isinstance(body.get("defaultAction"), str):
         raise UnfitError("no seccomp profile: it has no defaultAction")
-    rules = [body, *(one for one in body.get("syscalls") or [] if isinstance(one, dict))]
+    listed = body.get("syscalls")
+    rules = [body, *(one for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict))]
     dockers = [key for key in _DOCKERS if any(one.get(key) for one in rules)]
     said = (
         f"it has {', '.join(dockers)}, which are Docker's and not of the OCI runtime specification: "
@@ -180,9 +181,9 @@ async def _of_objects(file: str, text: str, judge: Judge, made: Imported) -> Asy
     """Yield what the objects of a file become; told is what can't be imported, or need not be."""
     try:
         bodies = [one for body in yaml.load_all(text, Loader=yaml.CSafeLoader) for one in _single(body)]
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UnfitError(f"no YAML: line {line}: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        fault = no_yaml(error)
+        raise UnfitError(f"{fault} (line {fault.line})") from error
     ours = [one for one in bodies if str(one.get("apiVersion")).startswith(f"{GROUP}/")]
     theirs = [one for one in bodies if str(one.get("apiVersion")).startswith(f"{foreign.GROUP}/")]
     if not theirs and not ours:

@@ -87,12 +87,19 @@ def sources(file: str, text: str) -> Iterator[Source]:
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
         bodies = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UnreadableError(f"no YAML: {error.problem or error.context}", line) from error
+    except yaml.YAMLError as error:
+        raise no_yaml(error) from error
     for node, body in zip(nodes, bodies, strict=False):
         if isinstance(body, dict) and body.get("kind") == "SecurityProfile":
             yield _profile(file, node, body)
+
+
+def no_yaml(error: yaml.YAMLError) -> UnreadableError:
+    """Return what to say of a text that YAML's reader refuses."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return UnreadableError(f"no YAML: {error.problem or error.context}", line)
+    return UnreadableError(f"no YAML: {str(error).partition(chr(10))[0]}")  # of a character
 
 
 def looks_like_objects(text: str) -> bool:
