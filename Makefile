@@ -48,6 +48,11 @@ corpus: $(VENV)/.done lab-deps ## Other people's profiles against the parser, on
 	@test -n "$(CORPUS)" || { echo "name a folder of AppArmor profiles: make corpus CORPUS=..."; exit 2; }
 	@$(PY) -m tests.corpus "$(CORPUS)"
 
+COUNT ?= 1000
+.PHONY: bench-lint
+bench-lint: $(VENV)/.done ## How much longer `hauberk lint` takes than the parser alone (COUNT=1000 profiles)
+	@PATH=$$PATH:/usr/sbin $(PY) -m bench.lint --count $(COUNT)
+
 chaos: $(VENV)/.done lab-deps ## Faults on real kernels, judged: ROUNDS=50 [SEED=n] [FAULTS=update,agent]
 	@$(PY) -m tests.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 

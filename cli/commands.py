@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from ..crds.facts import facts_key
@@ -21,9 +20,9 @@ from ..profiles.kinds import COMMON
 from ..profiles.parser import Parser, pinned_features
 from . import findings, lint
 from .findings import Finding
-from .sources import Source, UnreadableError, files_of, sources
-
-EXIT_CODES = "Exit codes: 0 fine, 1 something is wrong, 2 wrong use, 3 this machine lacks what it takes."
+from .sources import Source, UnreadableError, sources
+from .terminal import EXIT_CODES, stderr, texts
+from .writing import writing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,8 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Progress and everything that is no result.
-stderr = Console(stderr=True)
 
 
 class Output(StrEnum):
@@ -63,7 +60,7 @@ def lint_command(
         Path, typer.Option(metavar="DIR", help="Abstractions and tunables that includes may name.")
     ] = Path("/etc/apparmor.d"),
 ) -> None:
-    r"""Check profiles as the cluster would, without one.
+    """Check profiles as the cluster would, without one.
 
     Takes SecurityProfiles in YAML, among other objects or not, and raw AppArmor profiles. What is an error
     here is refused by the cluster as well; a warning is advice. Templates are rendered for common
@@ -74,10 +71,10 @@ def lint_command(
       hauberk lint profiles/
       hauberk lint -o sarif profiles/ > hauberk.sarif
       kustomize build . | hauberk lint -
-    """
+    """  # noqa: D301 - \b is click's own: it keeps the lines below
     wrong: list[Finding] = []
     found: list[Source] = []
-    for file, text in _texts(paths):
+    for file, text in texts(paths):
         try:
             found += sources(file, text)
         except UnreadableError as error:
@@ -94,20 +91,7 @@ def lint_command(
     raise typer.Exit(1 if errors else 0)
 
 
-def _texts(paths: list[str]) -> list[tuple[str, str]]:
-    """Return each file's name and text; ends with 2 where one is not there or no text."""
-    read: list[tuple[str, str]] = []
-    for path in paths:
-        if path == "-":
-            read.append(("-", sys.stdin.read()))
-            continue
-        try:
-            read += [(str(file), file.read_text()) for file in files_of(Path(path))]
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else "not there, or no text"
-            stderr.print(f"error: {path}: {why}", highlight=False)
-            raise typer.Exit(2) from error
-    return read
+app.add_typer(writing)
 
 
 def _write(wrong: list[Finding], output: Output) -> None:

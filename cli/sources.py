@@ -5,6 +5,7 @@ Called by the commands that take files. Reads files and nothing else; what they 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _YAML = (".yaml", ".yml", ".json")
 # Of a folder only what may be a profile: not hidden, not a backup.
 _SKIPPED = (".", "#")
 _BACKUPS = ("~", ".bak", ".orig", ".dpkg-new", ".dpkg-old", ".dpkg-dist", ".rpmnew", ".rpmsave")
+_OBJECT = re.compile(r"^(?:apiVersion:|\s*\{?\s*\"apiVersion\":)", re.MULTILINE)
 _POLICY_KEYS = ("spec", "appArmor", "policy")
 
 
@@ -78,23 +80,31 @@ def sources(file: str, text: str) -> Iterator[Source]:
     Raises:
         UnreadableError: it is no YAML, or a SecurityProfile without the shape of one.
     """
-    if not (file.endswith(_YAML) or _looks_like_yaml(text)):
+    if not (file.endswith(_YAML) or looks_like_objects(text)):
         spec = ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
         yield Source(file, Path(file).name, spec, 1)
         return
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
         bodies = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UnreadableError(f"no YAML: {error.problem or error.context}", line) from error
+    except yaml.YAMLError as error:
+        raise no_yaml(error) from error
     for node, body in zip(nodes, bodies, strict=False):
         if isinstance(body, dict) and body.get("kind") == "SecurityProfile":
             yield _profile(file, node, body)
 
 
-def _looks_like_yaml(text: str) -> bool:
-    return any(line.startswith("apiVersion:") for line in text.splitlines())
+def no_yaml(error: yaml.YAMLError) -> UnreadableError:
+    """Return what to say of a text that YAML's reader refuses."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return UnreadableError(f"no YAML: {error.problem or error.context}", line)
+    return UnreadableError(f"no YAML: {str(error).partition(chr(10))[0]}")  # of a character
+
+
+def looks_like_objects(text: str) -> bool:
+    """Return whether a text is objects of Kubernetes in YAML or JSON, whatever its file is called."""
+    return _OBJECT.search(text) is not None
 
 
 def _profile(file: str, node: Any, body: dict[str, Any]) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from ..crds.errors import InputFault
@@ -97,7 +97,7 @@ def with_included(policy: str, base: Path) -> str:
 def _known(file: Path) -> tuple[str, tuple[str, ...]]:
     """Return a shipped file's text and what it includes; it does not change while a program runs."""
     text = _read(file) if file.is_file() else ""
-    return text, tuple(name for _, argument in includes(text) for name in _files(argument))
+    return text, _inner(text)
 
 
 def _outside(argument: str, root: str, seen: set[str]) -> str:
@@ -115,8 +115,14 @@ def _outside(argument: str, root: str, seen: set[str]) -> str:
         if there.is_dir():
             waiting += [f"{name}/{entry}" for entry in _entries(there)]
         elif there.is_file():  # neither a device nor a pipe: reading one might not end
-            waiting += [inner for _, argument in includes(_read(there)) for inner in _files(argument)]
+            waiting += _inner(_read(there))
     return ""
+
+
+@lru_cache(maxsize=256)
+def _inner(text: str) -> tuple[str, ...]:
+    """Return the files that a shipped file's text includes: read each time, each text is looked at once."""
+    return tuple(name for _, argument in includes(text) for name in _files(argument))
 
 
 def _entries(folder: Path) -> list[str]:

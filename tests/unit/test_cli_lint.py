@@ -117,6 +117,7 @@ def test_a_template_is_rendered_for_common_kinds():
         ("apiVersion: hauberk.dev/v1\nkind: SecurityProfile\n", 1, "apiVersion is hauberk.dev/v1"),
         ("a: 1\n---\n" + OWN.replace("type: AppArmor", "type: [a]"), 3, "no SecurityProfile"),
         ("apiVersion: v1\n  kind: [\n", 2, "no YAML"),
+        ("apiVersion: v1\nkind: \a\n", 1, "no YAML: .*control characters"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_read_is_an_error(text: str, line: int, message: str):

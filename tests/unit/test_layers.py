@@ -99,7 +99,7 @@ def _absolute(module: str) -> str:
 
 def wrong_layers(text: str, folder: str, name: str) -> list[str]:
     """Return each import that an arrow forbids, with file and line."""
-    known = {*LAYERS, "tests", "demo"}
+    known = {*LAYERS, "tests", "demo", "bench"}
     return [
         f"{name}:{line}: {folder} may not import {top}"
         for line, module in imports(text, folder)

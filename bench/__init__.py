@@ -1,0 +1,1 @@
+"""Measurements: what Hauberk takes, held against what it could not do without. Each is a command."""
