@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import msgspec
+
 from ..crds.models import SecurityProfile
 from ..profiles.check import described
 from .publish import Judged, Refusal, judgement, name_owners
@@ -57,6 +59,9 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
 
 def _with(profile: SecurityProfile, snapshot: Judged) -> Judged:
     """Return what would be known if a profile were stored; what is stored of its name now gives way."""
+    if not profile.metadata.creation_timestamp:  # not stored yet: nobody is younger
+        metadata = msgspec.structs.replace(profile.metadata, creation_timestamp="9999-12-31T23:59:59Z")
+        profile = msgspec.structs.replace(profile, metadata=metadata)
     return dataclasses.replace(snapshot, profiles={**snapshot.profiles, profile.metadata.name: profile})
 
 

@@ -11,7 +11,7 @@ import asyncio
 import random
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -89,10 +89,18 @@ class Trust:
             known = [made, *others]
         await self.cluster.show_authority(kept.certificates)
         trusted = certificates.split(await self.cluster.trusted())
-        newer = self.served_by != known[0] and (known[0] in trusted or self.served_by not in trusted)
-        if not self.served or newer or certificates.is_due(self.served, now):
+        if self._is_another_due(known[0], trusted, now):
             self._serve(*certificates.serving(known[0], kept.key, self.names, now), known[0])
         self.is_trusted = self.served_by in trusted
+
+    def _is_another_due(self, authority: bytes, trusted: Collection[bytes], now: datetime) -> bool:
+        """Return whether to serve a certificate by this authority now, in the place of what is served."""
+        if not self.served:
+            return True
+        if self.served_by in trusted and authority not in trusted:
+            # The operator is away: what is served is better for as long as it lasts.
+            return not certificates.unexpired([self.served], now)
+        return self.served_by != authority or certificates.is_due(self.served, now)
 
     def _serve(self, certificate: bytes, key: bytes, authority: bytes) -> None:
         # OpenSSL reads them from a file only; the pod has a folder in memory for it.
