@@ -26,9 +26,12 @@ ONLY = {
     "subprocess": set[str](),
     "multiprocessing": set[str](),
     "kopf": {"operator/handlers.py", "operator/main.py"},
-    "lightkube": {"operator/cluster.py", "daemonset/cluster.py", "operator/main.py", "daemonset/main.py"},
+    "lightkube": {
+        *("operator/cluster.py", "daemonset/cluster.py", "cli/cluster.py"),
+        *("operator/main.py", "daemonset/main.py"),
+    },
     "kubernetes": set[str](),
-    "httpx2": {"operator/cluster.py", "daemonset/cluster.py"},
+    "httpx2": {"operator/cluster.py", "daemonset/cluster.py", "cli/cluster.py"},
     "jinja2": {"profiles/template.py", "operator/agents.py"},
     "socket": {"profiles/rendering.py", "profiles/zygote.py"},  # of each other, in one machine
 }
