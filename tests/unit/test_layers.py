@@ -44,6 +44,7 @@ PURE = {
     *("daemonset/plan.py", "daemonset/report.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py"),
+    *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
 }
 IMPURE = {
     "asyncio",
