@@ -77,7 +77,7 @@ def lint_command(
     """
     wrong: list[Finding] = []
     found: list[Source] = []
-    for file, text in _texts(paths):
+    for file, text in texts(paths):
         try:
             found += sources(file, text)
         except UnreadableError as error:
@@ -94,7 +94,7 @@ def lint_command(
     raise typer.Exit(1 if errors else 0)
 
 
-def _texts(paths: list[str]) -> list[tuple[str, str]]:
+def texts(paths: list[str]) -> list[tuple[str, str]]:
     """Return each file's name and text; ends with 2 where one is not there or no text."""
     read: list[tuple[str, str]] = []
     for path in paths:

@@ -78,7 +78,7 @@ def sources(file: str, text: str) -> Iterator[Source]:
     Raises:
         UnreadableError: it is no YAML, or a SecurityProfile without the shape of one.
     """
-    if not (file.endswith(_YAML) or _looks_like_yaml(text)):
+    if not is_manifest(file, text):
         spec = ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
         yield Source(file, Path(file).name, spec, 1)
         return
@@ -93,8 +93,9 @@ def sources(file: str, text: str) -> Iterator[Source]:
             yield _profile(file, node, body)
 
 
-def _looks_like_yaml(text: str) -> bool:
-    return any(line.startswith("apiVersion:") for line in text.splitlines())
+def is_manifest(file: str, text: str) -> bool:
+    """Return whether a file is YAML of Kubernetes, by its name or its look; else it is a raw profile."""
+    return file.endswith(_YAML) or any(line.startswith("apiVersion:") for line in text.splitlines())
 
 
 def _profile(file: str, node: Any, body: dict[str, Any]) -> Source:
