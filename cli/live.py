@@ -75,9 +75,10 @@ def status_command(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Show profiles, or for named ones everything: conditions, reference, nodes.
+    """Show profiles, and what they are on each node.
 
-    Ends with 1 where a named profile is not Ready, or not there.
+    Of named ones everything: conditions, the reference to paste, every node. Ends with 1 where one of them is
+    not Ready, or not there.
 
     \b
     Examples:
@@ -214,7 +215,7 @@ def nodes_command(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Show the nodes and what their kernels hold; of a named one everything.
+    """Show the nodes, and what their kernels hold.
 
     Ends with 1 where a named node has problems, or a report that is not of now.
 
@@ -261,7 +262,7 @@ def diff_command(  # noqa: PLR0913, PLR0917 - its options
         Path, typer.Option(metavar="DIR", help="Abstractions and tunables that includes may name.")
     ] = Path("/etc/apparmor.d"),
 ) -> None:
-    """Show what applying SecurityProfiles would change, and on which nodes.
+    """Show what applying files would change, and where.
 
     Policies are checked as the operator would, and templates rendered for the kinds of nodes that the cluster
     has, and held against what was published. Nothing is written.
