@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..crds.errors import Fault
-from .commands import app
+from .live import app
 
 
 def main() -> None:

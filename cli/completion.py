@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 
-from .commands import app
+from .live import app
 
 # cobra, completions.go: files where nothing else fits, and no files.
 _FILES, _NO_FILES = 0, 4

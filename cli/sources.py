@@ -80,7 +80,7 @@ def sources(file: str, text: str) -> Iterator[Source]:
     Raises:
         UnreadableError: it is no YAML, or a SecurityProfile without the shape of one.
     """
-    if not (file.endswith(_YAML) or looks_like_objects(text)):
+    if not is_manifest(file, text):
         spec = ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
         yield Source(file, Path(file).name, spec, 1)
         return
@@ -105,6 +105,11 @@ def no_yaml(error: yaml.YAMLError) -> UnreadableError:
 def looks_like_objects(text: str) -> bool:
     """Return whether a text is objects of Kubernetes in YAML or JSON, whatever its file is called."""
     return _OBJECT.search(text) is not None
+
+
+def is_manifest(file: str, text: str) -> bool:
+    """Return whether a file is objects of Kubernetes, by its name or its look; else it is a raw profile."""
+    return file.endswith(_YAML) or looks_like_objects(text)
 
 
 def _profile(file: str, node: Any, body: dict[str, Any]) -> Source:

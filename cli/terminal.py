@@ -14,7 +14,10 @@ from rich.console import Console
 
 from .sources import files_of
 
-EXIT_CODES = "Exit codes: 0 fine, 1 something is wrong, 2 wrong use, 3 this machine lacks what it takes."
+EXIT_CODES = (
+    "Exit codes: 0 fine, 1 something is wrong, 2 wrong use, "
+    "3 this machine, or the cluster, lacks what it takes."
+)
 
 # Progress and everything that is no result.
 stderr = Console(stderr=True, soft_wrap=True)

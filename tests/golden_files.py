@@ -1,7 +1,7 @@
 """The SecurityProfiles in tests/golden/rejected and tests/golden/accepted, with what their comments say.
 
 Rejected: `# by: schema` (the API server alone) or `# by: webhook` (the policy is what is wrong), and behind
-`# expect:` a part of the sentence that the author reads. Accepted: behind `# names:` what it defines in a kernel.
+`# expect:` a part of the sentence that the author reads. Accepted: behind `# names:` what it defines.
 """
 
 from __future__ import annotations

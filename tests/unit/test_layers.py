@@ -31,6 +31,7 @@ ONLY = {
     "lightkube": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
         *("operator/main.py", "operator/admission.py", "daemonset/cluster.py", "daemonset/main.py"),
+        "cli/cluster.py",
     },
     "aiohttp": {"operator/webhook.py"},
     "cryptography": {"operator/certificates.py"},
@@ -38,6 +39,7 @@ ONLY = {
     "httpx2": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
         "daemonset/cluster.py",
+        "cli/cluster.py",
     },
     "jinja2": {"profiles/template.py", "operator/agents.py"},
     "socket": {"profiles/rendering.py", "profiles/zygote.py"},  # of each other, in one machine
@@ -52,6 +54,7 @@ PURE = {
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py"),
+    *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
 }
 IMPURE = {
     "asyncio",

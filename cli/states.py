@@ -1,0 +1,187 @@
+"""What one profile is on each node, as someone outside of the operator can tell. Pure.
+
+Called by `views` and `differences`. It is the operator's own reading (operator/rollout.py) of the same
+objects, for every node and not for the ten worst. Of the agents' pods, which only the operator reads, it
+knows what the status tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..crds.facts import facts_key
+from ..crds.models import Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.reasons import Reason
+
+# Nodes without a kernel of their own, as operator/snapshot.py has them.
+_VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
+
+
+class State(StrEnum):
+    """What a profile is on a node."""
+
+    READY = "ready"
+    UPDATING = "updating"
+    FAILED = "failed"
+    AGENT_DOWN = "agent down"
+    UNREACHABLE = "unreachable"
+    UNSUPPORTED = "unsupported"
+    UNLOADING = "unloading"
+    NOT_SELECTED = "not selected"
+    REPORTED = "reported"  # the last report says so; whether the node still runs may not be read
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """The part of a Node that is looked at.
+
+    Attributes:
+        name: of the Node.
+        labels: its labels.
+        ready: whether its kubelet reports, and reports well.
+        boot_id: of the running kernel, as the kubelet reports it.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    ready: bool
+    boot_id: str
+
+    @property
+    def has_kernel(self) -> bool:
+        """Return whether it is a Linux node with a kernel that an agent can reach."""
+        if self.labels.get("kubernetes.io/os", "linux") != "linux":
+            return False
+        return not any(self.labels.get(key) == value for key, value in _VIRTUAL.items())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The nodes and what their agents told, by the node's name.
+
+    Attributes:
+        nodes: None where the user may not list Nodes.
+        reports: the ProfileNodes.
+    """
+
+    nodes: Mapping[str, NodeView] | None
+    reports: Mapping[str, ProfileNode]
+
+    @property
+    def kinds(self) -> dict[str, Facts]:
+        """Return the kinds of nodes with AppArmor, by `facts_key`: templates are rendered for these."""
+        facts = [one.status.facts for _, one in sorted(self.reports.items()) if one.status.app_armor]
+        return {facts_key(one): one for one in facts}
+
+
+class OnNode(Model, frozen=True, omit_defaults=False):
+    """One profile on one node; `revision` and `mode` are what the kernel holds, empty for nothing."""
+
+    node: str
+    state: State
+    revision: str = ""
+    mode: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+def node_view(body: Mapping[str, Any]) -> NodeView:
+    """Return a Node as it is looked at."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or [])
+    boot_id = (status.get("nodeInfo") or {}).get("bootID", "")
+    return NodeView(metadata["name"], metadata.get("labels") or {}, ready, boot_id)
+
+
+def held(profile: str, report: ProfileNode | None) -> tuple[str, str]:
+    """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
+    section = report.status.app_armor if report else None
+    revision, _, rest = (section.profiles.get(profile, "") if section else "").partition("/")
+    return revision, rest.partition("/")[0]
+
+
+def on_nodes(profile: SecurityProfile, wanted: RevisionSpec, seen: Seen) -> list[OnNode]:
+    """Return what a profile is on every node, by the node's name; `wanted`: its revision that counts."""
+    if seen.nodes is None:
+        return [_by_report(wanted, report) for _, report in sorted(seen.reports.items())]
+    down = {one.node for one in profile.status.failures if one.reason == Reason.AGENT_DOWN}
+    return [
+        _on_node(wanted, node, seen.reports.get(name), down=name in down)
+        for name, node in sorted(seen.nodes.items())
+    ]
+
+
+def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *, down: bool) -> OnNode:
+    current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
+    revision, mode = held(wanted.profile, current)
+
+    def found(state: State, reason: str = "", message: str = "") -> OnNode:
+        return OnNode(node.name, state, revision, mode, reason, message)
+
+    selected = node.has_kernel and wanted.placement.node_selector.matches(dict(node.labels))
+    if not revision and (wanted.placement.withdrawn or not selected):
+        return found(State.NOT_SELECTED, message="" if node.has_kernel else "no Linux kernel of its own")
+    if current and current.status.app_armor is None:
+        return found(State.UNSUPPORTED, message="its kernel runs without AppArmor")
+    if silent := _silent(node, report, current, down=down):
+        return found(*silent)
+    reason, message = _problem(wanted.profile, current)
+    if wanted.placement.withdrawn or not selected:
+        return found(State.UNLOADING, reason, message)
+    return found(_reported(wanted, current) if current else State.UPDATING, reason, message)
+
+
+def _silent(
+    node: NodeView, report: ProfileNode | None, current: ProfileNode | None, *, down: bool
+) -> tuple[State, str, str] | None:
+    """Return why a node's report does not count; None where it does."""
+    if not node.ready:
+        return State.UNREACHABLE, Reason.NODES_UNREACHABLE, "the node is not Ready"
+    if down:
+        return State.AGENT_DOWN, Reason.AGENT_DOWN, "its hauberk-agent pod is not Ready; see that pod's log"
+    if current is None:
+        why = "the node was restarted, and its agent has not reported since" if report else "no report yet"
+        return State.UPDATING, "", why
+    return None
+
+
+def _reported(wanted: RevisionSpec, report: ProfileNode) -> State:
+    """Return what a current report says of a profile that its node is to hold."""
+    revision, mode = held(wanted.profile, report)
+    if revision == wanted.content.digest and (mode == "complain") == (wanted.content.mode == "Complain"):
+        return State.READY
+    problem = report.status.app_armor.problems.get(wanted.profile) if report.status.app_armor else None
+    failed = problem and problem.reason != Reason.AWAITING_RENDER
+    return (
+        State.FAILED if problem and failed and problem.revision == wanted.content.digest else State.UPDATING
+    )
+
+
+def _by_report(wanted: RevisionSpec, report: ProfileNode) -> OnNode:
+    """Return what the last report alone says, where Nodes may not be read."""
+    name = report.metadata.name
+    if report.status.app_armor is None:
+        return OnNode(name, State.UNSUPPORTED, message="its kernel runs without AppArmor")
+    revision, mode = held(wanted.profile, report)
+    reason, message = _problem(wanted.profile, report)
+    state = _reported(wanted, report)
+    everywhere = not (
+        wanted.placement.node_selector.match_labels or wanted.placement.node_selector.match_expressions
+    )
+    if wanted.placement.withdrawn:
+        state = State.UNLOADING if revision else State.NOT_SELECTED
+    elif state is State.READY:
+        state = State.REPORTED
+    elif state is State.UPDATING and not everywhere:
+        state = State.UNKNOWN  # whether it is selected its labels would tell
+    return OnNode(name, state, revision, mode, reason, message)
+
+
+def _problem(profile: str, report: ProfileNode | None) -> tuple[str, str]:
+    section = report.status.app_armor if report else None
+    problem = section.problems.get(profile) if section else None
+    return (problem.reason, problem.message) if problem else ("", "")
