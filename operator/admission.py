@@ -25,9 +25,6 @@ from .publisher import Publisher
 from .trust import Trust
 from .webhook import PORT, Webhook
 
-# After SIGTERM, while the API server still sends questions here: it takes that long to hear of the end.
-LINGER_SECONDS = 5.0
-
 
 async def run() -> None:
     """Run the admission until SIGTERM."""
@@ -51,7 +48,10 @@ async def run() -> None:
         await handlers.run(publisher, [election.run, publisher.run, serve], namespace)
     finally:
         await election.release()
-        await asyncio.sleep(LINGER_SECONDS if trust.is_trusted else 0)
+        if (
+            trust.is_trusted
+        ):  # the API server sends questions here for as long as it takes it to hear of the end
+            await asyncio.sleep(float(os.environ.get("LINGER_SECONDS", "5")))
         await webhook.stop()
         await judging.close()
     if publisher.died:

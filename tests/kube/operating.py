@@ -70,6 +70,7 @@ class Cluster:
                 self.admission_log,
                 WEBHOOK_PORT=str(self.port),
                 WEBHOOK_NAMES="localhost",
+                LINGER_SECONDS="0",
             )
 
     def run(self, module: str, account: str, log: Path, **settings: str) -> subprocess.Popen[bytes]:

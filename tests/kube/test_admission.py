@@ -221,7 +221,12 @@ def test_two_replicas_share_one_authority(webhook: Cluster, kubectl: Kubectl, tm
     authorities, _ = kept(webhook)
     other = Cluster(webhook.api, webhook.core, webhook.folder)
     other.admission_log = tmp_path_factory.mktemp("other") / "admission.log"
-    settings = {"WEBHOOK_PORT": str(other.port), "WEBHOOK_NAMES": "localhost", "POD_NAME": "another"}
+    settings = {
+        "WEBHOOK_PORT": str(other.port),
+        "WEBHOOK_NAMES": "localhost",
+        "POD_NAME": "another",
+        "LINGER_SECONDS": "0",
+    }
     other.admission = other.run("admission", ADMISSION, other.admission_log, **settings)
     try:
         certificate = eventually(lambda: served(other) if listens(other) else b"")
