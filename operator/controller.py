@@ -67,10 +67,11 @@ class Controller(Loop[OperatorsCluster]):
         self.daemonset_generation = generation
         self.wake.set()
 
-    def elected(self) -> None:
-        """Take note that this operator leads now, or waits."""
-        self.repairs = None  # what happened while another one led, that one told
-        super().elected()
+    def elected(self, anew: bool) -> None:
+        """Take note that this one leads now, or waits; `anew` where another one may have led meanwhile."""
+        if anew:
+            self.repairs = None  # what happened while another one led, that one told
+        super().elected(anew)
 
     async def run(self) -> None:
         """Run until cancelled."""

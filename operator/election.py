@@ -31,32 +31,36 @@ ROUND_SECONDS = 4.0
 
 
 def may_take(lease: Held | None, identity: str, unchanged: float) -> bool:
-    """Return whether an operator may write its name into a Lease that has not changed for so many seconds."""
+    """Return whether a process may write its name into a Lease that has not changed for so many seconds."""
     return lease is None or lease.holder in ("", identity) or unchanged > lease.seconds
 
 
 @dataclass
 class Election:
-    """One operator's part in it.
+    """One process's part in it.
 
     Attributes:
         cluster: the API.
-        identity: of this operator, the same after its container was started again.
-        changed: called when this operator begins or ceases to lead.
+        identity: of this process, the same after its container was started again.
+        changed: called when this process begins or ceases to lead; with True where another one may have led
+            since it last did.
         now: seconds that only go forward.
     """
 
     cluster: Cluster
     identity: str
-    changed: Callable[[], None] = lambda: None
+    changed: Callable[[bool], None] = lambda _: None
     now: Callable[[], float] = time.monotonic
     _seen: Held | None = None
     _seen_at: float = 0.0
     _renewed_at: float | None = None
     _led: bool | None = None
+    # How often the holder had changed: when this one last led, and when that was told.
+    _reign: int | None = None
+    _told_reign: int | None = None
 
     def leads(self) -> bool:
-        """Return whether this operator may write now."""
+        """Return whether this process may write now."""
         return self._renewed_at is not None and self.now() - self._renewed_at < GIVE_UP_SECONDS
 
     async def run(self) -> None:
@@ -75,7 +79,7 @@ class Election:
             await asyncio.sleep(RENEW_SECONDS * random.uniform(0.8, 1.0))  # noqa: S311
 
     async def stand(self) -> None:
-        """Take or renew the Lease if it is this operator's to take.
+        """Take or renew the Lease if it is this process's to take.
 
         Raises:
             ClusterFault: the API can't be read, or did not take it.
@@ -90,9 +94,12 @@ class Election:
         asked = self.now()
         taken = await self.cluster.take_lease(lease, self.identity, LEASE_SECONDS)
         self._renewed_at = asked if taken else None
+        if taken:
+            changed_hands = lease is not None and lease.holder != self.identity
+            self._reign = (lease.transitions if lease else 0) + changed_hands
 
     async def release(self) -> None:
-        """Let another operator begin at once; where the API does not take that, when the Lease runs out."""
+        """Let another one begin at once; where the API does not take that, when the Lease runs out."""
         self._renewed_at = None
         try:
             lease = await self.cluster.lease()
@@ -105,4 +112,6 @@ class Election:
         if self._led != self.leads():
             self._led = self.leads()
             log.info("leads" if self._led else "waits", identity=self.identity)
-            self.changed()
+            anew = self._led and self._reign != self._told_reign
+            self._told_reign = self._reign if self._led else self._told_reign
+            self.changed(anew)

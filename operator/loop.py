@@ -79,8 +79,9 @@ class Loop(Generic[C]):
     async def while_kinds_go(self) -> None:
         """Do what there is to do before a start, while Hauberk's kinds are being removed."""
 
-    def elected(self) -> None:
-        """Take note that this process leads now, or waits."""
+    def elected(self, anew: bool) -> None:
+        """Take note that this one leads now, or waits; `anew` where another one may have led meanwhile."""
+        del anew
         self.wake.set()
 
     # --- what handlers tell -------------------------------------------------------------------------------

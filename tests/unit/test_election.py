@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import replace
 from typing import cast
 
@@ -130,9 +131,13 @@ async def test_another_one_leads_as_soon_as_the_lease_has_run_out_or_was_release
 
 
 async def test_each_change_is_told_once(monkeypatch: pytest.MonkeyPatch):
-    api, clock, told = Api(), [0.0], []
+    """And with it whether another one may have led meanwhile: what that one told is not told again."""
+    api, clock = Api(), [0.0]
+    told: list[tuple[bool, bool]] = []
     monkeypatch.setattr("hauberk.operator.election.RENEW_SECONDS", 0)
-    election = Election(api.of("a"), "a", lambda: told.append(election.leads()), now=lambda: clock[0])
+    election = Election(
+        api.of("a"), "a", lambda anew: told.append((election.leads(), anew)), now=lambda: clock[0]
+    )
     running = asyncio.create_task(election.run())
 
     async def rounds() -> None:
@@ -140,16 +145,23 @@ async def test_each_change_is_told_once(monkeypatch: pytest.MonkeyPatch):
             await asyncio.sleep(0)
 
     await rounds()
-    assert told == [True]
+    assert told == [(True, True)]
     api.cut.add("a")
     await rounds()
-    assert told == [True]  # it may still: nobody else does
+    assert told == [(True, True)]  # it may still: nobody else does
     clock[0] += GIVE_UP_SECONDS
     await rounds()
-    assert told == [True, False]
+    assert told == [(True, True), (False, False)]
     api.cut.clear()
     await rounds()
-    assert told == [True, False, True]
+    assert told[2:] == [(True, False)]  # nobody else did
+
+    api.held = dataclasses.replace(api.held, holder="b", transitions=7, version="99") if api.held else None
+    await rounds()
+    assert told[3:] == [(False, False)]
+    clock[0] += LEASE_SECONDS + 1
+    await rounds()
+    assert told[4:] == [(True, True)]
     running.cancel()
 
 
