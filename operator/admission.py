@@ -48,9 +48,8 @@ async def run() -> None:
         await handlers.run(publisher, [election.run, publisher.run, serve], namespace)
     finally:
         await election.release()
-        if (
-            trust.is_trusted
-        ):  # the API server sends questions here for as long as it takes it to hear of the end
+        if trust.is_trusted:
+            # The API server sends questions here until it has heard of the end.
             await asyncio.sleep(float(os.environ.get("LINGER_SECONDS", "5")))
         await webhook.stop()
         await judging.close()
