@@ -174,7 +174,7 @@ class Parser:
         if run.code < 0 or run.code == 2:  # killed, or "no such file": not the text's verdict
             raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
         if run.code:
-            said = words(run.stderr) or f"exit code {run.code}"
+            said = words(run.stderr, text.decode()) or f"exit code {run.code}"
             raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser refuses the policy: {said}")
         return run
 
@@ -260,12 +260,16 @@ async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def words(stderr: str) -> str:
+def words(stderr: str, policy: str = "") -> str:
     """Return what the parser said about the text: `line 4: syntax error, ...`, one line, at most 1 KiB.
 
     Its remarks on its surroundings, control characters and absolute paths are left out: the text is the
-    user's, the folders are not.
+    user's, the folders are not. A path that stands in the policy is the user's too.
     """
+
+    def shown(path: re.Match[str]) -> str:
+        return path[0] if path[0] in policy else path[0].rsplit("/", 1)[1]
+
     said: list[str] = []
     for line in stderr.splitlines():
         if _NOISE.match(line):
@@ -277,7 +281,7 @@ def words(stderr: str) -> str:
             said.append(f"{where}line {at['line']}: {at['words']}")
         else:
             said.append(line.strip())
-    return plain(_ABSOLUTE.sub(lambda found: found[0].rsplit("/", 1)[1], "; ".join(said)))
+    return plain(_ABSOLUTE.sub(shown, "; ".join(said)))
 
 
 def plain(message: str) -> str:
