@@ -1,10 +1,10 @@
-"""`kubectl apply` of each file in tests/golden/rejected that the API server itself has to refuse."""
+"""What `kubectl apply` says of each file in tests/golden: rejected by the schema, or left to Hauberk."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.golden_files import Case, rejected
+from tests.golden_files import Case, accepted, rejected
 from tests.kube.conftest import Kubectl
 
 
@@ -17,4 +17,9 @@ def test_the_api_server_refuses_it_in_words_that_help(kubectl: Kubectl, case: Ca
 
 @pytest.mark.parametrize("case", rejected("webhook"), ids=lambda case: case.name)
 def test_the_api_server_has_nothing_against_what_hauberk_has_to_refuse(kubectl: Kubectl, case: Case):
+    kubectl.ok("apply", "--dry-run=server", "-f", str(case.file))
+
+
+@pytest.mark.parametrize("case", accepted(), ids=lambda case: case.name)
+def test_the_api_server_takes_what_hauberk_takes(kubectl: Kubectl, case: Case):
     kubectl.ok("apply", "--dry-run=server", "-f", str(case.file))
