@@ -14,9 +14,11 @@ from ..crds.models import Facts
 from .compiled import Defined
 
 _COMMENT = re.compile(r"#(?!include\b)[^\n]*")
+_BLANKS = re.compile(r"\s+")
+# Nothing in it looks far ahead from more than one place: a hostile text would take minutes.
 _RULE = re.compile(
-    r"(?:^|(?<=[,{}\n]))\s*(?:(?:audit|allow|quiet|owner|(?P<deny>deny))\s+)*"
-    r"(?P<word>signal|dbus|unix|mqueue|io_uring|userns)\b(?P<rest>(?:\([^)]*\)|[^,{}(])*)"
+    r"(?:^|(?<=[,{}\n]))\s?(?:(?:audit|allow|quiet|owner|(?P<deny>deny))\s){0,5}"
+    r"(?P<word>signal|dbus|unix|mqueue|io_uring|userns)\b(?P<rest>(?:\([^()]*\)|[^,{}(])*)"
 )
 # What a kernel must have in its feature tree for rules of a kind to mean something.
 _NEEDS = {
@@ -61,7 +63,8 @@ def advice(at: Looked, kinds: Mapping[str, Facts]) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    return _COMMENT.sub("", text)
+    """Return a text without its comments, and with one blank or line's end where there were several."""
+    return _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", _COMMENT.sub("", text))
 
 
 def _stopping(text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ which a reader would fix it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ POLICY_BYTES = 128 * 1024
 TEXTS, TEXTS_BYTES = 64, 1 << 20
 VALUES_BYTES = 64 * 1024
 NAMES = 64
+# What a profile may be in the kernel; unconfined is judged by `refuse_unconfined`.
+_MODES = frozenset({"enforce", "complain", "kill", "unconfined"})
+_COMMENT = re.compile(r"#[^\n]*")
 NAME_BYTES = 256
 
 
@@ -230,6 +234,12 @@ def refuse_defined(defined: list[compiled.Defined], mode: str, *, allow_attachme
                 f"profile {one.name} has flags=(complain) while spec.appArmor.mode is Enforce; "
                 "remove the flag, or set the mode to Complain",
             )
+        if one.mode not in _MODES:
+            raise InputFault(
+                Reason.MODE_MISMATCH,
+                f"profile {one.name} has flags=({one.mode}), which asks a program that no node has; "
+                "remove the flag",
+            )
 
 
 def refuse_unconfined(policy: str, defined: list[compiled.Defined]) -> None:
@@ -240,8 +250,9 @@ def refuse_unconfined(policy: str, defined: list[compiled.Defined]) -> None:
     Raises:
         InputFault: with the name of the first such profile.
     """
+    meant = "default_allow" in _COMMENT.sub("", policy)
     for one in defined:
-        if one.mode == "unconfined" and "default_allow" not in policy:
+        if one.mode == "unconfined" and not meant:
             raise InputFault(
                 Reason.MODE_MISMATCH,
                 f"profile {one.name} has flags=(unconfined) and would confine nothing; remove the flag",

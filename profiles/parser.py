@@ -33,6 +33,8 @@ _NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
 _AT_LINE = re.compile(r"^AppArmor parser error.*? at line (?P<line>\d+): (?P<words>.*)$")
 _IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
 _LOAD = ("--replace", "--binary", "--skip-cache", "--jobs=0")
+# What its scanner (flex) dies of, with the code that stands for "no such file" otherwise.
+_SCANNER = re.compile(r"input buffer overflow|push-back overflow")
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
@@ -163,10 +165,16 @@ class Parser:
         if -run.code in _CRASHES:  # of the text's making, and made again each time
             name = signal.Signals(-run.code).name
             raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser crashes on the policy ({name})")
+        if run.code == 2 and _SCANNER.search(run.stderr):
+            raise InputFault(
+                Reason.POLICY_REFUSED,
+                "apparmor_parser refuses the policy: a word, a quoted text or a run of blanks in it is "
+                "too long, 8 KiB are fine; split it up",
+            )
         if run.code < 0 or run.code == 2:  # killed, or "no such file": not the text's verdict
             raise NodeFault(Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code}: {words(run.stderr)}")
         if run.code:
-            said = words(run.stderr) or f"exit code {run.code}"
+            said = words(run.stderr, text.decode()) or f"exit code {run.code}"
             raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser refuses the policy: {said}")
         return run
 
@@ -222,7 +230,7 @@ async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: by
     if not exceeded and code == -signal.SIGXCPU:
         exceeded = f"the policy took over {limits.cpu_seconds} CPU seconds to compile"
     text = stderr.decode(errors="replace")
-    if not exceeded and code and re.search(r"bad_alloc|[Oo]ut of memory|Memory allocation", text):
+    if not exceeded and code and re.search(r"bad_alloc|[Oo]ut of (dynamic )?memory|Memory allocation", text):
         exceeded = f"the policy took over {limits.memory >> 20} MiB to compile"
     return Run(code, stdout, text, exceeded)
 
@@ -252,12 +260,16 @@ async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def words(stderr: str) -> str:
+def words(stderr: str, policy: str = "") -> str:
     """Return what the parser said about the text: `line 4: syntax error, ...`, one line, at most 1 KiB.
 
     Its remarks on its surroundings, control characters and absolute paths are left out: the text is the
-    user's, the folders are not.
+    user's, the folders are not. A path that stands in the policy is the user's too.
     """
+
+    def shown(path: re.Match[str]) -> str:
+        return path[0] if path[0] in policy else path[0].rsplit("/", 1)[1]
+
     said: list[str] = []
     for line in stderr.splitlines():
         if _NOISE.match(line):
@@ -269,7 +281,7 @@ def words(stderr: str) -> str:
             said.append(f"{where}line {at['line']}: {at['words']}")
         else:
             said.append(line.strip())
-    return plain(_ABSOLUTE.sub(lambda found: found[0].rsplit("/", 1)[1], "; ".join(said)))
+    return plain(_ABSOLUTE.sub(shown, "; ".join(said)))
 
 
 def plain(message: str) -> str:

@@ -68,7 +68,7 @@ def aa_path(value: Any, suffix: str = "") -> Written:
         UnfitError: it is no absolute path, or has control characters.
     """
     path = _absolute(_text(value))
-    return Written(f'"{_escaped(path)}{_quotable(suffix)}"')
+    return Written(f'"{_escaped(path, suffix)}{_quotable(suffix)}"')
 
 
 def aa_glob(value: Any) -> Written:
@@ -92,9 +92,10 @@ def aa_name(value: Any) -> Written:
     name = _text(value)
     if not name or not name.isprintable():
         raise UnfitError(f"{_shown(name)} is no profile's name: it must be printable and not empty")
-    if name.startswith(("/", ":")) or "//" in name:
+    if name.startswith(("/", ":", "&")) or "//" in name:
         raise UnfitError(
-            f"{_shown(name)} is a path, a child or in a namespace; a name has no `//`, no `/` or `:` first"
+            f"{_shown(name)} is a path, a child, stacked or in a namespace; "
+            "a name has no `//`, no `/`, `:` or `&` first"
         )
     return Written(f'"{_escaped(name)}"')
 
@@ -129,7 +130,8 @@ def as_json(value: Any) -> Written:
         UnfitError: JSON can't say it.
     """
     try:
-        return Written(json.dumps(value, sort_keys=True, allow_nan=False))
+        # a backslash as its number, so that none stands before a quote: see `_escaped`
+        return Written(json.dumps(value, sort_keys=True, allow_nan=False).replace(r"\\", r"\u005c"))
     except (TypeError, ValueError) as error:
         raise UnfitError(f"the value can't be written as JSON: {error}") from error
 
@@ -178,7 +180,11 @@ def _quotable(text: str) -> str:
     return text
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: str, behind: str = "") -> str:
+    """Return a text that means just itself between quotes; `behind` is what comes between it and the last."""
+    # To the scanner `\\"` is a backslash and a quote that goes on: it looks for the longest quoted text.
+    if text.endswith("\\") and not behind:
+        raise UnfitError(f"{_shown(text)} has a backslash at its end, which would take the closing quote")
     return _GLOBS.sub(r"\\\1", text).replace('"', '\\"')
 
 

@@ -17,7 +17,7 @@ from typing import Any
 # Imported lazily by jinja2 where a template fails, which would need a file.
 import jinja2.debug
 from jinja2 import (
-    DictLoader,
+    FunctionLoader,
     StrictUndefined,
     TemplateError,
     TemplateNotFound,
@@ -83,8 +83,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what a call gives: a macro's text as the template's own, any other text as a value.
+
+        A method of `Written` text may give such text again, with a value put into it: `format` does.
+        """
         said = super().call(context, obj, *args, **kwargs)
-        return Written(said) if isinstance(obj, (Macro, BlockReference)) and isinstance(said, str) else said
+        if not isinstance(said, str):
+            return said
+        return Written(said) if isinstance(obj, (Macro, BlockReference)) else str(said)
 
 
 def _finalize(value: Any) -> Any:
@@ -110,11 +116,17 @@ def fragments() -> dict[str, str]:
     return {one.name: one.read_text() for one in folder.iterdir() if one.name.endswith(".j2")}
 
 
+def _fragment(name: str) -> tuple[str, str, Callable[[], bool]] | None:
+    """Return a fragment's text and, as its file, its name, so that `_line` tells it from the template."""
+    text = fragments().get(name)
+    return None if text is None else (text, name, lambda: True)
+
+
 @cache
 def environment() -> ImmutableSandboxedEnvironment:
     """Return the environment that every template is rendered in."""
     made = _Environment(
-        loader=DictLoader(fragments()),
+        loader=FunctionLoader(_fragment),
         undefined=_Undefined,
         autoescape=False,  # policies are no markup; `quoting` does what escaping is for
         finalize=_finalize,
@@ -177,7 +189,9 @@ def _why(error: Exception) -> str:
             where = f"line {error.lineno}" if error.name is None else f"{error.name}, line {error.lineno}"
             return f"{where}: {error.message}"
         case RecursionError():
-            return "it calls itself without end"
+            return "it calls itself without end, or nests too deeply"
+        case SyntaxError():  # Python's, of what jinja2 makes of it; its lines are not the template's
+            return f"{error.msg}; look for what nests deeply, or a name that is given twice"
         case SecurityError():
             said = f"{error}; templates can't reach out of the policy"
         case TemplateNotFound():

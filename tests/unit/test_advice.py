@@ -91,3 +91,20 @@ async def test_the_library_lets_pods_be_stopped(parser: Parser, name: str):
     spec = LIBRARY[name]
     said = await given_on(parser, spec["policy"], spec.get("mode", "Enforce"))
     assert not [one for one in said if "stop a pod" in one or "attach_disconnected" in one]
+
+
+HOSTILE = {
+    "lines with nothing": "\n" * 60_000,
+    "lines with comments": "#\n" * 60_000,
+    "words that may stand before a rule": "\naudit" * 20_000,
+    "brackets without end": "\nunix (" * 18_000,
+    "a rule that never ends": "signal" + " (send)" * 18_000,
+    "sets without end": "signal set" + " " * 100_000 + "set" * 9_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.timeout(30)  # the first two took minutes
+def test_a_hostile_text_is_looked_at_in_little_time(text: str):
+    policy = f"profile x {{\n{text}\n}}\n"
+    assert advice(Looked(policy, policy, [], "Complain"), KINDS)

@@ -12,7 +12,8 @@ from hauberk.crds.facts import facts_key
 from hauberk.crds.models import AppArmor, Facts, OperatingSystem, Policy, ProfileSpec, Template
 from hauberk.crds.names import PROTECTED, text_id
 from hauberk.crds.reasons import Reason
-from hauberk.profiles.check import POLICY_BYTES, Accepted, Judge, check, refuse_text
+from hauberk.profiles.check import POLICY_BYTES, Accepted, Judge, check, refuse_defined, refuse_text
+from hauberk.profiles.compiled import Defined
 from hauberk.profiles.includes import includes
 from hauberk.profiles.kinds import COMMON
 from hauberk.profiles.parser import Parser, fault_message
@@ -75,6 +76,9 @@ async def test_taken(parser: Parser, policy: str, names: set[str]):
         ),
         ("profile a {\n file\n}", Reason.POLICY_REFUSED, "line 3: syntax error"),
         ("profile a {", Reason.POLICY_REFUSED, "unexpected end of file"),
+        # which its scanner dies of, with the exit code for a missing file
+        (f'profile a {{ "/{"x" * 17_000}" r, }}', Reason.POLICY_REFUSED, "in it is too long"),
+        (f"profile a {{{' ' * 17_000}}}", Reason.POLICY_REFUSED, "a run of blanks in it is too long"),
         ("profile a { /** r,\0 }", Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it"),
         ("\ufeffprofile a { }", Reason.POLICY_REFUSED, "line 1: Lexer found unexpected character"),
         ("profile a { }\nprofile a { }", Reason.POLICY_REFUSED, "Multiple definitions for profile a"),
@@ -161,6 +165,19 @@ async def test_a_child_that_only_complains_is_refused(parser: Parser):
 async def test_a_profile_that_confines_nothing_is_refused(parser: Parser):
     with pytest.raises(InputFault):
         await check(spec("profile a flags=(unconfined) { }"), Judge(parser, Renderer()), {})
+
+
+async def test_a_word_in_a_comment_does_not_make_it_confine(parser: Parser):
+    policy = "# default_allow\nprofile a flags=(unconfined) { }"
+    with pytest.raises(InputFault, match="would confine nothing"):
+        await check(spec(policy), Judge(parser, Renderer()), {})
+
+
+def test_a_mode_that_no_node_can_serve_is_refused():
+    """A kernel shows it as `user`, so that the profile would never be called loaded."""
+    with pytest.raises(InputFault, match=r"flags=\(prompt\), which asks a program") as told:
+        refuse_defined([Defined("a", "prompt")], "Enforce")
+    assert told.value.reason is Reason.MODE_MISMATCH
 
 
 async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):

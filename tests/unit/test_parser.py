@@ -77,6 +77,10 @@ async def test_a_flattened_text_needs_no_includes_and_means_the_same(parser: Par
         ("profile a {\n /x ix,\n /x px,\n}\n", "profile a: has merged rule /x with conflicting x modifiers"),
         ("profile a {\n include <abstractions/none>\n}\n", "line 2: Could not open 'abstractions/none'"),
         ("profile a {\n /x[ r,\n}\n", "Unclosed grouping or character class"),
+        (
+            "profile a {\n /usr/bin/id ix,\n /usr/bin/id px,\n}\n",
+            "has merged rule /usr/bin/id with conflicting",
+        ),
         ("profile a {\n capability \x1b[31mred,\n}\n", "line 2: Lexer found unexpected character: '?'"),
     ],
 )

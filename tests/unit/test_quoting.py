@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -19,7 +21,7 @@ from hauberk.profiles.quoting import (
     joined,
     plain,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 PARSER = shutil.which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin:/bin") or "apparmor_parser"
@@ -62,6 +64,35 @@ def test_a_name_is_one_peer_whatever_it_says(value: str):
     assert len(found) == 2, found
 
 
+# A quote that one of them left open would be closed by the next, whose text would be rules then.
+WRITES: dict[str, Callable[[str], Written]] = {
+    "{} rw,": lambda value: aa_path("/" + value),
+    "{} r,": lambda value: aa_path("/" + value, "/**"),
+    "deny {} w,": lambda value: aa_glob("/" + value),
+    "signal peer={},": aa_name,
+    "signal (send) peer={},": as_json,
+}
+AWAY = st.sampled_from([", /etc/** rw, /y", "x r, /etc/** rw, #", "a\\", " rw, /etc/** rw, #"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(WRITES)), NASTY | AWAY), max_size=4))
+@example([("{} rw,", "a\\"), ("signal (send) peer={},", " rw, /etc/** rw, #")])
+@example([("signal (send) peer={},", "a\\"), ("signal (send) peer={},", ", /etc/** rw, #")])
+@example([("signal peer={},", "a\\"), ("signal (send) peer={},", ", /etc/** rw, #")])
+@settings(max_examples=150, deadline=None)
+def test_no_value_makes_a_rule_of_the_next_one(parts: list[tuple[str, str]]):
+    written: list[str] = []
+    for rule, value in parts:
+        with contextlib.suppress(UnfitError):
+            written.append(rule.format(WRITES[rule](value)))
+    try:
+        found = rules("profile x {\n" + "".join(f" {one}\n" for one in written) + "}\n")
+    except subprocess.CalledProcessError:  # a glob that is none, or a rule that contradicts another
+        return
+    assert len(found) <= 1 + len(written), found  # two that say the same are one
+    assert not [one for one in found if one.endswith("(/etc/**)")]
+
+
 @given(NASTY)
 @settings(max_examples=80, deadline=None)
 def test_what_needs_no_filter_is_one_word(value: str):
@@ -85,6 +116,8 @@ def test_what_needs_no_filter_is_one_word(value: str):
         (aa_path("/back\\slash"), '"/back\\\\slash"'),
         (aa_glob("@{PROC}/*/stat"), '"@{PROC}/*/stat"'),
         (aa_name("my profile"), '"my profile"'),
+        (aa_path("/back\\", "/**"), '"/back\\\\/**"'),
+        (as_json("/back\\"), '"/back\\u005c"'),
         (cil_name("my_app.t"), "my_app.t"),
         (cil_path("/srv/my app"), '"/srv/my app"'),
         (as_json({"b": [1, "x"], "a": None}), '{"a": null, "b": [1, "x"]}'),
@@ -116,6 +149,9 @@ def test_what_a_filter_writes(given_: object, expected: object):
         (aa_name, "/bin/sh", "is a path"),
         (aa_name, "a//b", "a child"),
         (aa_name, ":root:x", "in a namespace"),
+        (aa_name, "&unconfined", "stacked"),
+        (aa_name, "a\\", "a backslash at its end"),
+        (aa_path, "/a\\", "a backslash at its end"),
         (cil_name, "a) (allow x y", "no CIL name"),
         (cil_name, "1a", "no CIL name"),
         (cil_name, "", "no CIL name"),

@@ -168,6 +168,14 @@ HOSTILE: dict[str, tuple[str, Reason, str]] = {
     "a rule in a suffix": (
         "{{ '/a' | aa_path('\" rw, \"/etc/**') }}", Reason.TEMPLATE_REFUSED, "has quotes",
     ),
+    "a rule by format": (
+        "{{ ('/{0}' | aa_glob).format(values.quoted) }} r,", Reason.TEMPLATE_REFUSED, "could end a rule",
+    ),
+    "a rule by format_map": (
+        "{{ ('/{a}' | aa_glob).format_map({'a': values.quoted}) }} r,",
+        Reason.TEMPLATE_REFUSED,
+        "could end a rule",
+    ),
     "a rule after autoescape": (
         "{% autoescape true %}{{ values.rule }}{% endautoescape %}", Reason.TEMPLATE_REFUSED, "could end",
     ),
@@ -176,6 +184,7 @@ HOSTILE: dict[str, tuple[str, Reason, str]] = {
 VALUES = {
     "rule": "a, /etc/** rw,",
     "line": "a,\n/etc/** rw,",
+    "quoted": 'a" r,\n/etc/** rw,\n"/b',
     "l": ["x"],
     "cil": "a) (allow domain file_type (file (all))",
 }
@@ -192,6 +201,21 @@ async def test_a_hostile_template_is_refused(renderer: Renderer, template: str, 
     # Not its speed: that the limit of a job ended it and not the patience with a zygote that hangs.
     assert time.monotonic() - began < zygote.SECONDS + 2.5
     assert await one(renderer, "{{ 1 }}") == "1"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("\n{% from 'apparmor.j2' import userns %}\n\n{{ userns() }}", "line 4: 'apparmor' is not there"),
+        ("{% if 1 %}" * 150 + "{% endif %}" * 150, "too many levels of indentation; look for what nests"),
+        ("{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}", "or nests too deeply"),
+        ("{% macro a(b, b) %}{% endmacro %}", "a name that is given twice"),
+    ],
+)
+async def test_a_fault_is_told_of_the_templates_own_lines(renderer: Renderer, template: str, words: str):
+    with pytest.raises(InputFault) as refused:
+        await one(renderer, template)
+    assert words in refused.value.message
 
 
 async def test_a_hostile_template_holds_up_nobody(renderer: Renderer):
