@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tests.e2e.cluster import (
     ADMISSION,
@@ -26,8 +23,8 @@ from tests.e2e.cluster import (
     wait_ready,
     webhook_answers,
 )
+from tests.golden_files import accepted
 
-ACCEPTED = Path(__file__).parents[1] / "golden" / "accepted"
 PODS = ("pods", f"--namespace={SYSTEM}", "--selector=app.kubernetes.io/component=admission")
 
 
@@ -92,12 +89,12 @@ def test_a_configuration_that_someone_applies_again_is_trusted_again():
 
 
 def test_what_is_accepted_is_loaded():
-    documents = [yaml.safe_load(file.read_text()) for file in sorted(ACCEPTED.glob("*.yaml"))]
-    apply({"apiVersion": "v1", "kind": "List", "items": documents})
-    for document in documents:
-        wait_ready(document["metadata"]["name"], timeout=120)
+    cases = accepted()
+    apply({"apiVersion": "v1", "kind": "List", "items": [case.body for case in cases]})
+    for case in cases:
+        wait_ready(case.name, timeout=180)
     for node in APPARMOR_NODES:
         held = kernel(node)
-        for document in documents:
-            body = get("secprof", document["metadata"]["name"])
-            assert set(body["status"]["profiles"]) <= held.keys(), (node, body["metadata"]["name"])
+        assert {case.name: set(case.names) - held.keys() for case in cases} == {
+            case.name: set() for case in cases
+        }
