@@ -32,6 +32,8 @@ def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str
 
     `owners` is what `publish.name_owners` gave for the same snapshot.
     """
+    if not _is_taken_note_of(profile):
+        return []
     if profile.metadata.deletion_timestamp:
         return list(_deleting(profile, snapshot))
     writes: list[Write] = []
@@ -44,12 +46,21 @@ def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str
 
 def publishes(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> bool:
     """Return whether a profile has accepted content that is not published yet."""
-    if profile.metadata.deletion_timestamp or profile.spec.suspend:
+    if profile.metadata.deletion_timestamp or profile.spec.suspend or not _is_taken_note_of(profile):
         return False
     if FINALIZER not in profile.metadata.finalizers:
         return False
     name = revision_name(profile.metadata.name, content_digest(profile))
     return name not in snapshot.revisions and isinstance(judgement(profile, snapshot, owners), Accepted)
+
+
+def _is_taken_note_of(profile: SecurityProfile) -> bool:
+    """Return whether the operator has taken back what it said of an earlier generation.
+
+    Before that nothing of this one goes out, nor is anything withdrawn: with an operator that is away, a
+    status would go on to call Ready what the nodes give up.
+    """
+    return profile.status.observed_generation == profile.metadata.generation
 
 
 def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:

@@ -84,7 +84,7 @@ def body(name: str, policy: str = "", generation: int = 1, said: str = "") -> di
         "observedGeneration": generation,
     }
     return {
-        "status": {"conditions": [accepted] if said else []},
+        "status": {"observedGeneration": generation, "conditions": [accepted] if said else []},
         "metadata": {
             "name": name,
             "uid": f"uid-{name}",

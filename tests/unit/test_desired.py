@@ -256,17 +256,22 @@ def writes_for(snapshot: Judged) -> list[Write]:
 
 def published_for(snapshot: Judged) -> list[Write]:
     """Return the admission's writes for all profiles: of nodes it knows reports, and what a status says."""
-    profiles = {
-        name: msgspec.structs.replace(one, status=status_of(one, snapshot))
-        for name, one in snapshot.profiles.items()
-    }
-    seen = replace(snapshot, profiles=profiles, nodes={}, agents={})
+    seen = replace(taken_note_of(snapshot), nodes={}, agents={})
     owners = name_owners(seen)
     return [
         *(write for _, profile in sorted(seen.profiles.items()) for write in desired(profile, seen, owners)),
         *collected(seen),
         *tombstones(seen),
     ]
+
+
+def taken_note_of(snapshot: Judged) -> Judged:
+    """Return a cluster in which the operator has written every status."""
+    profiles = {
+        name: msgspec.structs.replace(one, status=status_of(one, snapshot))
+        for name, one in snapshot.profiles.items()
+    }
+    return replace(snapshot, profiles=profiles)
 
 
 def by_the_operator(snapshot: Judged) -> Judged:
@@ -613,6 +618,16 @@ def assert_exactly_ready(profile: SecurityProfile, snapshot: Judged, status: Pro
     assert verified > 0
 
 
+@settings(max_examples=100, deadline=None)
+@given(snapshot=clusters())
+def test_nothing_changes_before_the_operator_has_taken_back_what_it_said(snapshot: Judged):
+    """What is claimed of an earlier generation must not become wrong while the operator is away."""
+    owners = name_owners(snapshot)
+    for profile in snapshot.profiles.values():
+        assert profile.status.observed_generation != profile.metadata.generation
+        assert desired(profile, snapshot, owners) == []
+
+
 # --- deletions ---
 
 
@@ -784,7 +799,10 @@ def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Judged):
         if profile.metadata.deletion_timestamp:
             finalized = FINALIZER in profile.metadata.finalizers
             assert finalizers(profile, leaving) == ([RemoveFinalizer(profile)] if finalized else [])
-            assert desired(profile, leaving, name_owners(leaving)) == []
+    noted = taken_note_of(leaving)
+    for profile in noted.profiles.values():
+        if profile.metadata.deletion_timestamp:
+            assert desired(profile, noted, name_owners(noted)) == []
     assert not [write for write in writes_for(leaving) if isinstance(write, Entomb)]
     assert "withdrawn" not in " ".join(of_kind(leaving, Place))
 
@@ -792,6 +810,7 @@ def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Judged):
 @settings(max_examples=150, deadline=None)
 @given(snapshot=clusters())
 def test_a_withdrawn_placement_says_whether_by_force(snapshot: Judged):
+    snapshot = taken_note_of(snapshot)
     for profile in snapshot.profiles.values():
         by_force = profile.metadata.annotations.get(FORCE_DELETE) == "true"
         for write in desired(profile, snapshot, name_owners(snapshot)):

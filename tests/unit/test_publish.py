@@ -14,6 +14,7 @@ from hauberk.crds.models import (
     NodeStatus,
     ProfileNode,
     ProfileSpec,
+    ProfileStatus,
     SecurityProfile,
     Template,
     Text,
@@ -55,6 +56,7 @@ def not_for(*kinds: str, message: str = "no") -> Unrendered:
 PROFILE = SecurityProfile(
     metadata=Metadata(name="p", uid="uid-p", generation=1, finalizers=[FINALIZER]),
     spec=ProfileSpec(type="AppArmor", app_armor=AppArmor(policy="t"), template=Template(values={"a": 1})),
+    status=ProfileStatus(observed_generation=1),
 )
 
 

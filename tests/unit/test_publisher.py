@@ -131,7 +131,7 @@ async def test_a_write_that_is_refused_holds_no_other_profile_up(api: Api, parse
     await judged(publisher)
     api.accepted.clear()
     publisher.profiles = {
-        name: msgspec.structs.replace(one, status=type(one.status)())
+        name: msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, conditions=[]))
         for name, one in publisher.profiles.items()
     }
     api.refused = {refused}

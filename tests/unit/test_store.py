@@ -55,6 +55,7 @@ def body(name: str, **metadata: str) -> dict[str, Any]:
             "creationTimestamp": "2026-01-01T00:00:00Z",
             **metadata,
         },
+        "status": {"observedGeneration": 1},
         "spec": {"type": "AppArmor", "appArmor": {"policy": f"profile {name} {{ }}"}},
     }
 
