@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ..crds.models import SecurityProfile
+from ..crds.reasons import Reason
 from ..profiles.check import described
 from .publish import Judged, Refusal, judgement, name_owners
 from .publisher import Publisher
@@ -43,6 +44,8 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
     kinds = publisher.snapshot().kinds
     judged = await publisher.judging.judged(profile, kinds, again=True)
     if isinstance(judged, Refusal):
+        if judged.reason is Reason.TYPE_NOT_SERVED:  # no fault of its author's: a later version will load it
+            return Answer(warnings=_cut([judged.message]))
         return Answer(refused=judged.message)
     snapshot = _with(profile, publisher.snapshot())
     verdict = judgement(profile, snapshot, name_owners(snapshot))

@@ -177,4 +177,7 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
 def test_a_type_that_is_not_served_yet_says_so():
     document = profile("later", "")
     document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ALLOW"}'}}
-    assert "Hauberk does not load profiles of type Seccomp yet" in refused(document)
+    said = kubectl("apply", "--filename=-", given=document)
+    assert said.code == 0
+    assert "Warning: Hauberk does not load profiles of type Seccomp yet" in said.stderr
+    eventually(lambda: ready("later")[1] == "TypeNotServed")

@@ -78,6 +78,18 @@ def test_what_is_probably_not_meant_is_warned_of(webhook: Cluster, kubectl: Kube
     assert "mode Complain denies nothing" in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "block", "policy"),
+    [("SELinux", "selinux", "(block x)"), ("Seccomp", "seccomp", '{"defaultAction": "SCMP_ACT_ALLOW"}')],
+)
+def test_a_type_that_has_no_agents_yet_is_taken_with_a_warning(
+    webhook: Cluster, kubectl: Kubectl, kind: str, block: str, policy: str
+):
+    body = document("later") | {"spec": {"type": kind, block: {"policy": policy}}}
+    assert f"Warning: Hauberk does not load profiles of type {kind} yet" in apply_ok(kubectl, body)
+    eventually(lambda: webhook.ready("later") == ("False", "TypeNotServed"))
+
+
 def test_a_template_is_judged_for_the_nodes_that_there_are(webhook: Cluster, kubectl: Kubectl):
     policy = QUIET.format(name="kinds") + "# {{ values.none }}\n"
     said = apply(kubectl, document("kinds", policy, template={}))
