@@ -103,7 +103,7 @@ def kernel_files(node: str, *files: str) -> dict[str, dict[str, str]]:
     """Return what these files say of each profile in a kernel, by full name; read on the node itself."""
     # One process for the whole tree: these kernels fork slowly.
     wanted = [f"--include={file}" for file in ("name", *files)]
-    said = exec_on(node, "grep", "-Rs", *wanted, "", "/sys/kernel/security/apparmor/policy/profiles")
+    said = exec_on(node, "grep", "-Rsa", *wanted, "", "/sys/kernel/security/apparmor/policy/profiles")
     found: dict[str, dict[str, str]] = {}
     for line in said.stdout.splitlines():
         path, _, value = line.partition(":")
