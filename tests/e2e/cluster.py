@@ -44,7 +44,14 @@ class Said:
 
 def command(*words: str, given: str | None = None, timeout: float = 120) -> Said:
     done = subprocess.run(
-        words, input=given, capture_output=True, text=True, check=False, timeout=timeout, cwd=ROOT
+        words,
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",  # names in a kernel are bytes
+        check=False,
+        timeout=timeout,
+        cwd=ROOT,
     )
     return Said(done.returncode, done.stdout, done.stderr)
 
@@ -190,7 +197,11 @@ def webhook_answers() -> bool:
 
 
 def wait_ready(name: str, timeout: int = 60) -> dict[str, Any]:
-    ok(kubectl("wait", "--for=condition=Ready", f"secprof/{name}", f"--timeout={timeout}s"))
+    ok(
+        kubectl(
+            "wait", "--for=condition=Ready", f"secprof/{name}", f"--timeout={timeout}s", timeout=timeout + 60
+        )
+    )
     return get("secprof", name)
 
 
