@@ -11,7 +11,7 @@ import sys
 
 from tests.e2e.prepared import lab, lab_with_image
 
-# The same each time: admission+agent, reboot, cut, admission+cut, delete-in-use+operator. `make chaos` has others.
+# The same each time: admission+agent, reboot, cut, admission+cut, delete-in-use+operator.
 CHAOS = ("--rounds", "5", "--seed", "1853831200")
 
 
