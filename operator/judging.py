@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Container, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from .publish import Judgement, Refusal, content_digest, known, merged
 AT_ONCE = 3
 # What was judged for someone who only asked (`kubectl apply` of a text that was refused, a dry run).
 KEPT = 64
+# A text that took too long is judged again after the first of these seconds, then ever later: the machine
+# may have been busy, as when many are applied at once.
+AGAIN_SECONDS = (20.0, 600.0)
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Judging:
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     slow_lane: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     slow: set[str] = field(default_factory=set[str])
+    again_at: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     running: dict[tuple[str, frozenset[str]], asyncio.Task[Judgement]] = field(
         default_factory=dict[tuple[str, frozenset[str]], "asyncio.Task[Judgement]"]
     )
@@ -67,6 +72,10 @@ class Judging:
             task.add_done_callback(lambda _: self.running.pop(key, None))
         return await asyncio.shield(task)
 
+    def is_due_again(self, digest: str) -> bool:
+        """Return whether a text that took too long should be judged once more by now."""
+        return digest in self.again_at and time.monotonic() >= self.again_at[digest][0]
+
     def forget(self, current: set[str], kinds: Container[str]) -> None:
         """Forget the oldest judgements that nobody asks for, and what was said of kinds that are gone.
 
@@ -78,6 +87,7 @@ class Judging:
         for digest in others[: max(0, len(others) - KEPT)]:
             del self.judgements[digest]
             self.slow.discard(digest)
+            self.again_at.pop(digest, None)
 
     async def close(self) -> None:
         """End what is being judged, and the process that renders templates."""
@@ -92,6 +102,10 @@ class Judging:
             said = await self._verdict(profile, kinds)
         if isinstance(said, Refusal) and said.reason is Reason.POLICY_TOO_SLOW:
             self.slow.add(digest)
+            pause = min(self.again_at.get(digest, (0.0, AGAIN_SECONDS[0] / 2))[1] * 2, AGAIN_SECONDS[1])
+            self.again_at[digest] = (time.monotonic() + pause, pause)
+        else:
+            self.again_at.pop(digest, None)
         before = self.judgements.get(digest)
         if isinstance(before, Accepted):
             said = merged(before, said if isinstance(said, Accepted) else _for_none(said))

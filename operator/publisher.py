@@ -119,8 +119,11 @@ class Publisher(Loop[AdmissionsCluster]):
             if profile.metadata.deletion_timestamp is not None:
                 continue
             kinds = {key: snapshot.kinds[key] for key in unjudged_kinds(profile, snapshot)}
-            if kinds or judged_text(profile, snapshot) is None:
-                wanted.setdefault(content_digest(profile), (profile, kinds))
+            digest = content_digest(profile)
+            if self.judging.is_due_again(digest):
+                wanted.setdefault(digest, (profile, snapshot.kinds))
+            elif kinds or judged_text(profile, snapshot) is None:
+                wanted.setdefault(digest, (profile, kinds))
         for digest, (profile, kinds) in wanted.items():
             if digest not in self.asked:
                 self.asked[digest] = asyncio.create_task(self._judge_one(digest, profile, kinds))
@@ -128,7 +131,7 @@ class Publisher(Loop[AdmissionsCluster]):
     async def _judge_one(self, digest: str, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> None:
         """Judge a text and wake the loop; a parser that can't be run is tried again."""
         try:
-            await self.judging.judged(profile, kinds)
+            await self.judging.judged(profile, kinds, again=self.judging.is_due_again(digest))
         except Fault as fault:
             log.error("can't judge", profile=profile.metadata.name, message=fault.message)
             await asyncio.sleep(RETRY_SECONDS[1] * random.uniform(0.1, 1))  # noqa: S311

@@ -92,7 +92,7 @@ def test_what_is_accepted_is_loaded():
     cases = accepted()
     apply({"apiVersion": "v1", "kind": "List", "items": [case.body for case in cases]})
     for case in cases:
-        wait_ready(case.name, timeout=180)
+        wait_ready(case.name, timeout=240)
     for node in APPARMOR_NODES:
         held = kernel(node)
         assert {case.name: set(case.names) - held.keys() for case in cases} == {

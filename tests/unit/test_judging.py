@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 
 import msgspec
+import pytest
 from hauberk.crds.facts import facts_key
 from hauberk.crds.models import AppArmor, Facts, Metadata, ProfileSpec, SecurityProfile, Template
 from hauberk.crds.reasons import Reason
@@ -107,3 +108,25 @@ async def test_what_fails_for_a_new_kind_is_good_for_the_others_still(parser: Pa
     assert [one.facts for one in said.texts] == [[facts_key(OLD)]]
     assert msgspec.to_builtins(unrendered)["message"].startswith("for debian 13")
     await judging.close()
+
+
+async def test_what_took_too_long_is_due_again_after_a_pause_that_grows(
+    parser: Parser, monkeypatch: pytest.MonkeyPatch
+):
+    """The machine may have been busy, as when many profiles are applied at once."""
+    monkeypatch.setattr("hauberk.operator.judging.AGAIN_SECONDS", (0.0, 600.0))
+    judging = judging_of(dataclasses.replace(parser, limits=Limits(seconds=0.5, cpu_seconds=1)))
+    asked = profile(ENDLESS)
+    digest = content_digest(asked)
+    assert not judging.is_due_again(digest)
+    await judging.judged(asked, {})
+    assert judging.is_due_again(digest)
+    judging.again_at[digest] = (0.0, 100.0)
+    await judging.judged(asked, {}, again=True)
+    assert not judging.is_due_again(digest)
+    assert judging.again_at[digest][1] == 200.0
+    judging.judge = Judge(parser, judging.judge.renderer)
+    good = profile("profile p { file, }")
+    judging.again_at[content_digest(good)] = (0.0, 100.0)
+    await judging.judged(good, {}, again=True)
+    assert not judging.is_due_again(content_digest(good))
