@@ -36,14 +36,14 @@ class Judging:
     Attributes:
         judge: the parser and the renderer.
         judgements: on texts; of those that no SecurityProfile asks for, the latest.
+        slow: texts that took too long: when each is due again (monotonic seconds), and the pause before that.
     """
 
     judge: Judge
     judgements: OrderedDict[str, Judgement] = field(default_factory=OrderedDict[str, Judgement])
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     slow_lane: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    slow: set[str] = field(default_factory=set[str])
-    again_at: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    slow: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     running: dict[tuple[str, frozenset[str]], asyncio.Task[Judgement]] = field(
         default_factory=dict[tuple[str, frozenset[str]], "asyncio.Task[Judgement]"]
     )
@@ -61,9 +61,8 @@ class Judging:
         """
         digest = content_digest(profile)
         before = self.judgements.get(digest)
-        slow = isinstance(before, Refusal) and before.reason is Reason.POLICY_TOO_SLOW
         known_all = profile.spec.template is None or (before and kinds.keys() <= before.kinds)
-        if before is not None and known_all and not (again and slow):
+        if before is not None and known_all and not (again and digest in self.slow):
             return before
         key = (digest, frozenset(kinds))
         task = self.running.get(key)
@@ -74,7 +73,7 @@ class Judging:
 
     def is_due_again(self, digest: str) -> bool:
         """Return whether a text that took too long should be judged once more by now."""
-        return digest in self.again_at and time.monotonic() >= self.again_at[digest][0]
+        return digest in self.slow and time.monotonic() >= self.slow[digest][0]
 
     def forget(self, current: set[str], kinds: Container[str]) -> None:
         """Forget the oldest judgements that nobody asks for, and what was said of kinds that are gone.
@@ -86,8 +85,7 @@ class Judging:
         others = [digest for digest in self.judgements if digest not in current]
         for digest in others[: max(0, len(others) - KEPT)]:
             del self.judgements[digest]
-            self.slow.discard(digest)
-            self.again_at.pop(digest, None)
+            self.slow.pop(digest, None)
 
     async def close(self) -> None:
         """End what is being judged, and the process that renders templates."""
@@ -101,11 +99,10 @@ class Judging:
         async with self._slot(digest):
             said = await self._verdict(profile, kinds)
         if isinstance(said, Refusal) and said.reason is Reason.POLICY_TOO_SLOW:
-            self.slow.add(digest)
-            pause = min(self.again_at.get(digest, (0.0, AGAIN_SECONDS[0] / 2))[1] * 2, AGAIN_SECONDS[1])
-            self.again_at[digest] = (time.monotonic() + pause, pause)
+            pause = min(self.slow.get(digest, (0.0, AGAIN_SECONDS[0] / 2))[1] * 2, AGAIN_SECONDS[1])
+            self.slow[digest] = (time.monotonic() + pause, pause)
         else:
-            self.again_at.pop(digest, None)
+            self.slow.pop(digest, None)
         before = self.judgements.get(digest)
         if isinstance(before, Accepted):
             said = merged(before, said if isinstance(said, Accepted) else _for_none(said))

@@ -121,12 +121,31 @@ async def test_what_took_too_long_is_due_again_after_a_pause_that_grows(
     assert not judging.is_due_again(digest)
     await judging.judged(asked, {})
     assert judging.is_due_again(digest)
-    judging.again_at[digest] = (0.0, 100.0)
+    judging.slow[digest] = (0.0, 100.0)
     await judging.judged(asked, {}, again=True)
     assert not judging.is_due_again(digest)
-    assert judging.again_at[digest][1] == 200.0
+    assert judging.slow[digest][1] == 200.0
     judging.judge = Judge(parser, judging.judge.renderer)
     good = profile("profile p { file, }")
-    judging.again_at[content_digest(good)] = (0.0, 100.0)
+    judging.slow[content_digest(good)] = (0.0, 100.0)
     await judging.judged(good, {}, again=True)
     assert not judging.is_due_again(content_digest(good))
+
+
+async def test_a_template_that_took_too_long_for_one_kind_is_due_once_and_not_for_ever(
+    parser: Parser, monkeypatch: pytest.MonkeyPatch
+):
+    """It is good for other kinds, so what is kept of it is no refusal: who asks when it is due, asks anew."""
+    monkeypatch.setattr("hauberk.operator.judging.AGAIN_SECONDS", (0.0, 600.0))
+    judging = judging_of(dataclasses.replace(parser, limits=Limits(seconds=1.0, cpu_seconds=1)))
+    endless = ENDLESS.partition("\n")[2].rpartition("}")[0]
+    policy = f"profile p {{\n{{% if node.os.version == '13' %}}\n{endless}{{% endif %}}\n}}\n"
+    asked, both = profile(policy, template=Template()), {facts_key(one): one for one in (OLD, NEW)}
+    await judging.judged(asked, {facts_key(OLD): OLD})
+    assert isinstance(await judging.judged(asked, {facts_key(NEW): NEW}), Accepted)
+    digest = content_digest(asked)
+    assert judging.is_due_again(digest)
+    judging.slow[digest] = (0.0, 100.0)
+    assert isinstance(await judging.judged(asked, both, again=True), Accepted)
+    assert not judging.is_due_again(digest)
+    await judging.close()
