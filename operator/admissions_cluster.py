@@ -12,8 +12,8 @@ from lightkube.resources.core_v1 import ConfigMap, Secret
 from lightkube.types import PatchType
 
 from ..crds.models import Condition, ProfileRevision, SecurityProfile, decode, encode
-from ..crds.names import ADMISSION, ADMISSION_AUTHORITY, API_VERSION
-from .cluster import CONFLICT, NOT_FOUND, Cluster, Profiles, ProfilesStatus, Revisions, fault
+from ..crds.names import ADMISSION, ADMISSION_AUTHORITY
+from .cluster import CONFLICT, NOT_FOUND, Cluster, Profiles, Revisions, fault
 from .writes import Collect, CreateRevision, DeleteRevision, Entomb, Extend, Place, Write
 
 
@@ -95,26 +95,7 @@ class AdmissionsCluster(Cluster):
         Raises:
             ClusterFault: the API did not take it.
         """
-        applied = {
-            "apiVersion": API_VERSION,
-            "kind": "SecurityProfile",
-            "metadata": {"name": name},
-            "status": {"conditions": [encode(condition)]},
-        }
-        try:
-            await self.client.patch(
-                ProfilesStatus,
-                name,
-                applied,
-                patch_type=PatchType.APPLY,
-                field_manager=self.name,
-                force=True,
-            )
-        except ApiError as error:
-            if error.status.code != NOT_FOUND:
-                raise fault(f"the status of {name} was not taken", error) from error
-        except (httpx2.HTTPError, OSError) as error:
-            raise fault(f"the status of {name} was not sent", error) from error
+        await self.apply_status(name, {"conditions": [encode(condition)]})
 
     async def kept_authority(self) -> Kept:
         """Return the authority that signs the webhook's certificates, as the Secret has it.

@@ -20,10 +20,12 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import Node, Pod
+from lightkube.types import PatchType
 
 from ..crds.errors import ClusterFault
 from ..crds.names import (
     AGENT_COMPONENT,
+    API_VERSION,
     GROUP,
     LABEL_COMPONENT,
     PROFILE_NODES,
@@ -36,7 +38,7 @@ from .snapshot import Store
 from .writes import Write
 
 Profiles = create_global_resource(GROUP, VERSION, "SecurityProfile", SECURITY_PROFILES)
-ProfilesStatus = Profiles.Status
+_ProfilesStatus = Profiles.Status
 Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
 
@@ -121,6 +123,33 @@ class Cluster:
     async def _write(self, write: Write) -> bool:
         """Do one of the writes that are this process's; return whether it was done."""
         raise NotImplementedError(write)
+
+    async def apply_status(self, name: str, status: dict[str, Any]) -> None:
+        """Write the part of a profile's status that is this process's: what it does not name is another's.
+
+        Raises:
+            ClusterFault: the API did not take it.
+        """
+        applied = {
+            "apiVersion": API_VERSION,
+            "kind": "SecurityProfile",
+            "metadata": {"name": name},
+            "status": status,
+        }
+        try:
+            await self.client.patch(
+                _ProfilesStatus,
+                name,
+                applied,
+                patch_type=PatchType.APPLY,
+                field_manager=self.name,
+                force=True,
+            )
+        except ApiError as error:
+            if error.status.code != NOT_FOUND:
+                raise fault(f"the status of {name} was not taken", error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise fault(f"the status of {name} was not sent", error) from error
 
     async def store(self) -> Store:
         """Return where SecurityProfiles are kept now; a kind that is not served is as good as going away.

@@ -112,16 +112,11 @@ class Controller(Loop[OperatorsCluster]):
             return
         await self.look_at_store()
         snapshot = dataclasses.replace(snapshot, store=self.store)
-        faults: list[ClusterFault] = []
-        for name, profile in sorted(snapshot.profiles.items()):
-            if not self.leads():  # another one may have begun
-                return
-            try:
-                await self._keep_profile(name, profile, snapshot)
-            except ClusterFault as fault:  # what the API refuses one profile must not hold up the others
-                faults.append(fault)
-            except Exception:  # nor must a bug
-                log.exception("bug", profile=name)
+        faults = await self.keep_each(
+            snapshot.profiles, lambda name, profile: self._keep_profile(name, profile, snapshot)
+        )
+        if faults is None:
+            return
         try:
             await self._tell_repairs(snapshot)
         except ClusterFault as fault:

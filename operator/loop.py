@@ -213,6 +213,27 @@ class Loop(Generic[C]):
             self.looked_at = now
         self.deleted = deleted
 
+    async def keep_each(
+        self,
+        profiles: Mapping[str, SecurityProfile],
+        keep: Callable[[str, SecurityProfile], Awaitable[None]],
+    ) -> list[ClusterFault] | None:
+        """Do something for each profile; return what the API did not take, None where another leads by now.
+
+        What the API refuses one profile must not hold up the others, nor must a bug.
+        """
+        faults: list[ClusterFault] = []
+        for name, profile in sorted(profiles.items()):
+            if not self.leads():
+                return None
+            try:
+                await keep(name, profile)
+            except ClusterFault as fault:
+                faults.append(fault)
+            except Exception:
+                log.exception("bug", profile=name)
+        return faults
+
     async def carry_out(self, writes: Iterable[Write]) -> None:
         """Do writes up to the first that someone else came before: what follows rests on it.
 

@@ -28,7 +28,7 @@ from ..crds.names import (
     LABEL_PROFILE,
     OPERATOR,
 )
-from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, ProfilesStatus, Revisions, fault
+from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, Revisions, fault
 from .writes import AddFinalizer, RemoveFinalizer, Write
 
 
@@ -79,26 +79,7 @@ class OperatorsCluster(Cluster):
         body = encode(status)
         if not status.reference:
             del body["reference"]
-        applied = {
-            "apiVersion": API_VERSION,
-            "kind": "SecurityProfile",
-            "metadata": {"name": name},
-            "status": body,
-        }
-        try:
-            await self.client.patch(
-                ProfilesStatus,
-                name,
-                applied,
-                patch_type=PatchType.APPLY,
-                field_manager=self.name,
-                force=True,
-            )
-        except ApiError as error:
-            if error.status.code != NOT_FOUND:
-                raise fault(f"the status of {name} was not taken", error) from error
-        except (httpx2.HTTPError, OSError) as error:
-            raise fault(f"the status of {name} was not sent", error) from error
+        await self.apply_status(name, body)
 
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
         """Record an Event on a profile.

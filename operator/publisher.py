@@ -73,16 +73,11 @@ class Publisher(Loop[AdmissionsCluster]):
             publishing=any(publishes(one, snapshot, owners) for one in snapshot.profiles.values())
         )
         snapshot = dataclasses.replace(snapshot, store=self.store)
-        faults: list[ClusterFault] = []
-        for name, profile in sorted(snapshot.profiles.items()):
-            if not self.leads():  # another one may have begun
-                return
-            try:
-                await self._keep_profile(name, profile, snapshot, owners)
-            except ClusterFault as fault:  # what the API refuses one profile must not hold up the others
-                faults.append(fault)
-            except Exception:  # nor must a bug
-                log.exception("bug", profile=name)
+        faults = await self.keep_each(
+            snapshot.profiles, lambda name, profile: self._keep_profile(name, profile, snapshot, owners)
+        )
+        if faults is None:
+            return
         for write in collected(snapshot) + tombstones(snapshot):
             try:
                 await self.carry_out([write])
