@@ -14,10 +14,8 @@ from typing import Any
 
 from ..crds.facts import facts_key
 from ..crds.models import Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.nodes import has_kernel
 from ..crds.reasons import Reason
-
-# Nodes without a kernel of their own, as operator/snapshot.py has them.
-_VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
 
 
 class State(StrEnum):
@@ -54,9 +52,7 @@ class NodeView:
     @property
     def has_kernel(self) -> bool:
         """Return whether it is a Linux node with a kernel that an agent can reach."""
-        if self.labels.get("kubernetes.io/os", "linux") != "linux":
-            return False
-        return not any(self.labels.get(key) == value for key, value in _VIRTUAL.items())
+        return has_kernel(self.labels)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ import msgspec
 
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision, SecurityProfile
-
-# Nodes without a kernel of their own: nothing can be loaded there (virtual-kubelet, AWS Fargate).
-_VIRTUAL = {"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate"}
+from ..crds.nodes import has_kernel
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,7 @@ class NodeView:
     @property
     def has_kernel(self) -> bool:
         """Return whether it is a Linux node with a kernel that an agent can reach."""
-        if self.labels.get("kubernetes.io/os", "linux") != "linux":
-            return False
-        return not any(self.labels.get(key) == value for key, value in _VIRTUAL.items())
+        return has_kernel(self.labels)
 
 
 @dataclass(frozen=True)
