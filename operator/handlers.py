@@ -46,6 +46,7 @@ async def run(
     `daemonset_seen` is told of the agents' DaemonSet; `liveness` is where the kubelet asks.
     """
     registry, memo, stop = kopf.OperatorRegistry(), kopf.Memo(), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(_tell)
     _register_life(registry, loop, work, stop)
     _register_watches(registry, loop)
     if daemonset_seen:
@@ -60,7 +61,7 @@ async def run(
             liveness_endpoint=liveness,
         )
     finally:
-        # Not one of kopf's activities: those are left out where it failed, or was ended before it began.
+        # Again, as kopf's activities are left out where it failed, or was ended before it began.
         if task := memo.get("task"):
             task.cancel()
             await asyncio.wait({task})
@@ -93,6 +94,10 @@ def _register_life(
 
         memo.task.add_done_callback(ended)
 
+    @kopf.on.cleanup(registry=registry)
+    async def end(memo: Any, **_: Any) -> None:
+        memo.task.cancel()  # kopf would have it decide for 5 s more, with nothing that watches
+
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:
         return loop.ready
@@ -100,6 +105,12 @@ def _register_life(
 
 async def _awaited(work: Work) -> None:
     await work()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nothing awaits, but for a watch that was ended as it began: kopf's can't be closed then."""
+    if "asyncgen" not in context:
+        loop.default_exception_handler(context)
 
 
 def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:

@@ -5,6 +5,7 @@ It is started once a run, without nodes; the tests tell their objects apart by n
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import tenacity
 import yaml
-from hauberk.crds.names import ADMISSION, GROUP, OPERATOR, SECURITY_PROFILES, VERSION
+from hauberk.crds.names import ADMISSION, ADMISSION_AUTHORITY, GROUP, OPERATOR, SECURITY_PROFILES, VERSION
 from hauberk.operator.webhook import REVIEW_PATH
 from kubernetes import client, config
 
@@ -131,40 +132,64 @@ def deploy(kubectl: Kubectl) -> None:
     kubectl.ok("delete", f"validatingwebhookconfiguration/{ADMISSION}")
 
 
-@pytest.fixture
-def cluster(accounts: Accounts, api: client.CustomObjectsApi, tmp_path: Path) -> Iterator[Cluster]:
-    """An API server and two nodes with AppArmor; operator and admission run with their own rights only."""
+@pytest.fixture(scope="session")
+def programs(
+    accounts: Accounts, api: client.CustomObjectsApi, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Operator and admission with their own rights only; they run from test to test, as they start slowly."""
+    made = Cluster(api, accounts.core, tmp_path_factory.mktemp("programs"))
+    yield made
+    made.stop()
+
+
+def enrol(cluster: Cluster, accounts: Accounts) -> None:
+    """Give the programs tokens of their accounts, which may have been deleted and made again."""
     for account in (OPERATOR, ADMISSION):
         token = accounts.token(account, SYSTEM)
         may_list = ("GET", f"/apis/{GROUP}/{VERSION}/{SECURITY_PROFILES}")
         eventually(lambda token=token, may=may_list: accounts.ask(token, *may) == 200)
-        (tmp_path / f"{account}.kubeconfig").write_text(json.dumps(accounts.kubeconfig(token)))
-    made = Cluster(api, accounts.core, tmp_path)
+        (cluster.folder / f"{account}.kubeconfig").write_text(json.dumps(accounts.kubeconfig(token)))
+
+
+@pytest.fixture
+def cluster(programs: Cluster, accounts: Accounts) -> Iterator[Cluster]:
+    """An API server and two nodes with AppArmor; operator and admission run."""
+    made = programs
+    made.forget()
     for node in ("one", "two"):
         made.node(node)
         made.report(node)
+    if not made.pids():
+        enrol(made, accounts)
     made.start()
+    pids = made.pids()
     yield made
-    made.stop()
-    left: Any = api.list_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES)
-    for one in left["items"]:
-        name = one["metadata"]["name"]
-        change = {"metadata": {"finalizers": None}}
-        api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, name, change)
-        made.delete(SECURITY_PROFILES, name)
-    for plural in ("profilerevisions", "profilenodes"):
-        api.delete_collection_cluster_custom_object(GROUP, VERSION, plural)
-    accounts.core.delete_collection_node()
+    if made.pids() != pids:  # a test that ends programs may leave anything behind
+        made.stop()
+    made.clear()
     said = made.log.read_text() + made.admission_log.read_text()
     assert not [word for word in made.taboo if word in said], said
+
+
+def authority(cluster: Cluster) -> str:
+    """Return what the admission shows the operator, for it to have the API server trust; '' before it did."""
+    try:
+        shown: Any = cluster.core.read_namespaced_config_map(ADMISSION_AUTHORITY, SYSTEM)
+    except client.ApiException as error:
+        if error.status != 404:
+            raise
+        return ""
+    return (shown.data or {}).get("ca.crt", "")
 
 
 @pytest.fixture
 def webhook(cluster: Cluster, kubectl: Kubectl) -> Iterator[Cluster]:
     """The same, with the API server asking the admission, at an address of this machine's loopback."""
     shipped = yaml.safe_load((DEPLOY / "operator" / "webhook.yaml").read_text())
+    # the operator would write the bundle as well, after up to 5 s
+    bundle = {"caBundle": base64.b64encode(known.encode()).decode()} if (known := authority(cluster)) else {}
     for one in shipped["webhooks"]:
-        one["clientConfig"] = {"url": f"https://localhost:{cluster.port}{REVIEW_PATH}"}
+        one["clientConfig"] = {"url": f"https://localhost:{cluster.port}{REVIEW_PATH}", **bundle}
     kubectl.ok("apply", "-f", "-", given=shipped)
     probe = {
         "apiVersion": f"{GROUP}/{VERSION}",

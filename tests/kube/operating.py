@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hauberk.crds.names import SECURITY_PROFILES
 from kubernetes import client
 
 from lab.controlplane import free_ports
@@ -48,7 +49,7 @@ class Cluster:
     `taboo` are the words that their logs must not have: a right that is missing, or a bug.
     """
 
-    taboo: tuple[str, ...] = ("Traceback", "forbidden")
+    TABOO = ("Traceback", "forbidden")
 
     def __init__(self, api: client.CustomObjectsApi, core: client.CoreV1Api, folder: Path) -> None:
         self.api, self.core, self.folder = api, core, folder
@@ -56,6 +57,7 @@ class Cluster:
         (self.port,) = free_ports(1)
         self.operator: subprocess.Popen[bytes] | None = None
         self.admission: subprocess.Popen[bytes] | None = None
+        self.taboo: tuple[str, ...] = self.TABOO
 
     # --- the processes ------------------------------------------------------------------------------------
 
@@ -97,6 +99,40 @@ class Cluster:
 
     def stop_admission(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.admission = end(self.admission, how)
+
+    def pids(self) -> list[int]:
+        """Return the programs that run."""
+        return [one.pid for one in (self.operator, self.admission) if one and one.poll() is None]
+
+    def forget(self) -> None:
+        """Begin with empty logs."""
+        self.taboo = self.TABOO
+        for log in (self.log, self.admission_log):
+            log.write_text("")
+
+    def clear(self) -> None:
+        """Delete all objects that tests write, whether or not the programs run."""
+        self.core.delete_collection_node()
+        self.api.delete_collection_cluster_custom_object(GROUP, VERSION, "profilenodes")
+        self.api.delete_collection_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES)
+        for one in self._names(SECURITY_PROFILES):  # after the deletion nobody may put a finalizer on
+            change = {"metadata": {"finalizers": None}}
+            try:
+                self.api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, one, change)
+            except client.ApiException as error:
+                if error.status != 404:
+                    raise
+        eventually(lambda: not self._names(SECURITY_PROFILES))
+
+        def none_left() -> bool:
+            self.api.delete_collection_cluster_custom_object(GROUP, VERSION, "profilerevisions")
+            return not self._names("profilerevisions")
+
+        eventually(none_left)
+
+    def _names(self, plural: str) -> list[str]:
+        listed: Any = self.api.list_cluster_custom_object(GROUP, VERSION, plural)
+        return [one["metadata"]["name"] for one in listed["items"]]
 
     # --- objects ------------------------------------------------------------------------------------------
 

@@ -322,7 +322,7 @@ def test_the_admission_reads_its_own_secret(accounts: Accounts):
 
 def test_the_admission_calls_no_profile_ready(cluster: Cluster, accounts: Accounts):
     cluster.apply("lied-about")
-    eventually(lambda: cluster.message("lied-about", "Accepted"))
+    eventually(lambda: cluster.revisions("lied-about") and cluster.message("lied-about", "Ready"))
     custom = client.CustomObjectsApi(accounts.connect(accounts.token(ADMISSION, SYSTEM)))
     body = cluster.get("securityprofiles", "lied-about")
     now = body["status"]["conditions"][0]["lastTransitionTime"]

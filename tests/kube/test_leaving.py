@@ -19,6 +19,7 @@ def taking_away(cluster: Cluster, kubectl: Kubectl) -> Iterator[Cluster]:
     """The same, for a test that takes something of deploy/ away: it is put back."""
     cluster.taboo = ()
     yield cluster
+    cluster.stop()
     deploy(kubectl)
     wait_served(kubectl)
 
