@@ -21,9 +21,9 @@ RUN python3 -m pip install --no-cache-dir --no-build-isolation --no-deps --targe
  && rm -rf /opt/hauberk/bin /opt/hauberk/hauberk/cli
 
 FROM debian:trixie-slim
-# The parser and its abstractions come with the image: the policy language is then the same on every node.
+# The parsers and the abstractions come with the image: the policy languages are then the same on every node.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends apparmor ca-certificates python3 \
+ && apt-get install --yes --no-install-recommends apparmor ca-certificates libseccomp2 python3 secilc \
  && apt-get clean && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /usr/share/doc/* /usr/share/man/* \
  # profiles of host programs: only abstractions, tunables and abi are ever included
  && find /etc/apparmor.d -maxdepth 1 -type f -delete

@@ -64,8 +64,9 @@ lab-deps: $(VENV)/.done ## Install what the lab needs (Debian and Ubuntu)
 
 .PHONY: test-deps
 test-deps: lab-deps
-	@PATH=$$PATH:/usr/sbin command -v apparmor_parser >/dev/null || apt-get install -y -qq apparmor \
-	  || { echo "apparmor_parser is missing; install it with your distribution's tools"; exit 3; }
+	@PATH=$$PATH:/usr/sbin; command -v apparmor_parser >/dev/null && command -v secilc >/dev/null \
+	  && command -v checkpolicy >/dev/null || apt-get install -y -qq apparmor secilc checkpolicy \
+	  || { echo "install apparmor_parser, secilc and checkpolicy with your distribution's tools"; exit 3; }
 	@$(PY) -m lab binaries >/dev/null
 
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry

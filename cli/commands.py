@@ -62,9 +62,9 @@ def lint_command(
 ) -> None:
     """Check profiles as the cluster would, without one.
 
-    Takes SecurityProfiles in YAML, among other objects or not, and raw AppArmor profiles. What is an error
-    here is refused by the cluster as well; a warning is advice. Templates are rendered for common
-    distributions.
+    Takes SecurityProfiles in YAML, among other objects or not, and raw profiles: AppArmor's, CIL modules
+    (.cil) and seccomp's JSON. What is an error here is refused by the cluster as well; a warning is advice.
+    Templates are rendered for common distributions.
 
     \b
     Examples:

@@ -24,7 +24,7 @@ from ..crds.reasons import Reason
 from ..profiles.check import POLICY_BYTES, Judge, check, refuse_text
 from ..profiles.parser import fault_message
 from . import foreign
-from .foreign import Shared, UnfitObjectError, balanced, translated
+from .foreign import Shared, UnfitObjectError, translated
 from .manifest import distinct, manifest, object_name
 from .sources import looks_like_objects, no_yaml
 
@@ -33,8 +33,6 @@ _PROFILE = re.compile(r"^\s*(?:(?:profile|hat)\s|[\"/^@])[^\n{]*(?:\n\s*)?\{", r
 _BLOCK = re.compile(r"\(\s*block\s+([^\s()]+)")
 _CIL_COMMENT = re.compile(r";[^\n]*")
 _FRAGMENT = "{{% from 'apparmor.j2' import {0} %}}{{{{ {0}() }}}}"
-# Fields of Docker's form of a seccomp profile, which the OCI runtime specification has not.
-_DOCKERS = ("archMap", "includes", "excludes", "minKernel")
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,9 @@ def _cil(file: str, text: str) -> Draft:
     bare = _CIL_COMMENT.sub("", text)
     if "(" not in bare:
         raise UnfitError("it holds no CIL")
-    warnings: list[str] = []
-    if not balanced(text):
-        warnings.append("its brackets don't match")
     block = _BLOCK.search(bare)
-    if not block:
-        warnings.append("it has no block, whose name pods could give: (block NAME (blockinherit container))")
     said = block[1] if block else Path(file).stem
-    return Draft(file, said, ProfileSpec(type="SELinux", selinux=Policy(policy=text)), tuple(warnings))
+    return Draft(file, said, ProfileSpec(type="SELinux", selinux=Policy(policy=text)))
 
 
 def _seccomp(file: str, text: str) -> Draft:
@@ -166,15 +159,7 @@ def _seccomp(file: str, text: str) -> Draft:
         raise UnfitError(f"no JSON: line {error.lineno}: {error.msg}") from error
     if not isinstance(body, dict) or not isinstance(body.get("defaultAction"), str):
         raise UnfitError("no seccomp profile: it has no defaultAction")
-    listed = body.get("syscalls")
-    rules = [body, *(one for one in (listed if isinstance(listed, list) else []) if isinstance(one, dict))]
-    dockers = [key for key in _DOCKERS if any(one.get(key) for one in rules)]
-    said = (
-        f"it has {', '.join(dockers)}, which are Docker's and not of the OCI runtime specification: "
-        "a runtime that passes over them allows what they would have kept out"
-    )
-    spec = ProfileSpec(type="Seccomp", seccomp=Policy(policy=text))
-    return Draft(file, Path(file).stem, spec, (said,) if dockers else ())
+    return Draft(file, Path(file).stem, ProfileSpec(type="Seccomp", seccomp=Policy(policy=text)))
 
 
 async def _of_objects(file: str, text: str, judge: Judge, made: Imported) -> AsyncIterator[Draft]:
@@ -223,13 +208,13 @@ async def _shared(judge: Judge) -> Shared:
 async def _judged(draft: Draft, judge: Judge) -> Draft:
     """Return a draft in the mode that its text asks for, with what the cluster will say of it."""
     spec, block = draft.spec, draft.spec.app_armor
-    if block is None:
-        return _sized(draft)
     try:
         await check(spec, judge, {})
     except InputFault as fault:
-        asked = replace(spec, app_armor=replace(block, mode="Complain"))
-        if fault.reason == Reason.MODE_MISMATCH and await _passes(asked, judge):
+        if fault.reason is Reason.TYPE_NOT_SERVED:
+            return draft
+        asked = replace(spec, app_armor=block and replace(block, mode="Complain"))
+        if block and fault.reason is Reason.MODE_MISMATCH and await _passes(asked, judge):
             said = "its text has flags=(complain), so the mode is Complain, which only logs"
             return Draft(draft.file, draft.said, asked, (*draft.warnings, said))
         said = f"the cluster will refuse it: {fault_message(fault)} [{fault.reason}]"
@@ -243,12 +228,3 @@ async def _passes(spec: ProfileSpec, judge: Judge) -> bool:
     except InputFault:
         return False
     return True
-
-
-def _sized(draft: Draft) -> Draft:
-    block = draft.spec.selinux or draft.spec.seccomp
-    size = len(block.policy.encode()) if block else 0
-    if size <= POLICY_BYTES:
-        return draft
-    said = f"the cluster will refuse it: the policy has {size} bytes, at most {POLICY_BYTES} are allowed"
-    return Draft(draft.file, draft.said, draft.spec, (*draft.warnings, said))

@@ -1,4 +1,4 @@
-"""Finds what there is to check in files: SecurityProfiles in YAML, and raw AppArmor profiles.
+"""Finds what there is to check in files: SecurityProfiles in YAML, and raw profiles of each type.
 
 Called by the commands that take files. Reads files and nothing else; what they hold is not judged here.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from ..crds.models import AppArmor, ProfileSpec, SecurityProfile, decode
+from ..crds.models import AppArmor, Policy, ProfileSpec, SecurityProfile, decode
 from ..crds.names import API_VERSION
 
 _YAML = (".yaml", ".yml", ".json")
@@ -22,7 +22,7 @@ _YAML = (".yaml", ".yml", ".json")
 _SKIPPED = (".", "#")
 _BACKUPS = ("~", ".bak", ".orig", ".dpkg-new", ".dpkg-old", ".dpkg-dist", ".rpmnew", ".rpmsave")
 _OBJECT = re.compile(r"^(?:apiVersion:|\s*\{?\s*\"apiVersion\":)", re.MULTILINE)
-_POLICY_KEYS = ("spec", "appArmor", "policy")
+_BLOCKS = {"AppArmor": "appArmor", "SELinux": "selinux", "Seccomp": "seccomp"}
 
 
 class UnreadableError(Exception):
@@ -73,7 +73,10 @@ def _skipped(file: Path, folder: Path) -> bool:
 
 
 def sources(file: str, text: str) -> Iterator[Source]:
-    """Yield the profiles of a file: each SecurityProfile of a YAML stream, or one raw AppArmor profile.
+    """Yield the profiles of a file: each SecurityProfile of a YAML stream, or one raw profile.
+
+    A raw profile is CIL where its file ends in .cil, seccomp's where it is JSON without an apiVersion, else
+    AppArmor's.
 
     Other kinds of objects in a stream are passed over, as a folder of manifests has them.
 
@@ -81,8 +84,7 @@ def sources(file: str, text: str) -> Iterator[Source]:
         UnreadableError: it is no YAML, or a SecurityProfile without the shape of one.
     """
     if not is_manifest(file, text):
-        spec = ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
-        yield Source(file, Path(file).name, spec, 1)
+        yield Source(file, Path(file).name, _raw(file, text), 1)
         return
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
@@ -109,7 +111,19 @@ def looks_like_objects(text: str) -> bool:
 
 def is_manifest(file: str, text: str) -> bool:
     """Return whether a file is objects of Kubernetes, by its name or its look; else it is a raw profile."""
-    return file.endswith(_YAML) or looks_like_objects(text)
+    return looks_like_objects(text) or (file.endswith(_YAML) and not _looks_like_seccomp(file, text))
+
+
+def _looks_like_seccomp(file: str, text: str) -> bool:
+    return file.endswith(".json") and '"defaultAction"' in text
+
+
+def _raw(file: str, text: str) -> ProfileSpec:
+    if file.endswith(".cil"):
+        return ProfileSpec(type="SELinux", selinux=Policy(policy=text))
+    if _looks_like_seccomp(file, text):
+        return ProfileSpec(type="Seccomp", seccomp=Policy(policy=text))
+    return ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
 
 
 def _profile(file: str, node: Any, body: dict[str, Any]) -> Source:
@@ -120,12 +134,12 @@ def _profile(file: str, node: Any, body: dict[str, Any]) -> Source:
         profile = decode(SecurityProfile, body)
     except msgspec.ValidationError as error:
         raise UnreadableError(f"no SecurityProfile: {error}", start) from error
-    return Source(file, profile.metadata.name, profile.spec, _policy_line(node))
+    return Source(file, profile.metadata.name, profile.spec, _policy_line(node, profile.spec.type))
 
 
-def _policy_line(node: Any) -> int:
+def _policy_line(node: Any, kind: str) -> int:
     """Return the line of the file that a block scalar's first line stands in; 0 for another style."""
-    for key in _POLICY_KEYS:
+    for key in ("spec", _BLOCKS.get(kind, ""), "policy"):
         if not isinstance(node, yaml.MappingNode):
             return 0
         found = [value for name, value in node.value if name.value == key]

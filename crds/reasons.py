@@ -21,6 +21,9 @@ class Reason(StrEnum):
     POLICY_EMPTY = "PolicyEmpty"  # it parses and defines nothing
     INCLUDE_REFUSED = "IncludeRefused"
     ATTACHMENT_REFUSED = "AttachmentRefused"  # it would confine programs of the host by their path
+    STATEMENT_REFUSED = (
+        "StatementRefused"  # a module says something of the node's policy beyond its own types
+    )
     NAME_CLASH = "NameClash"  # another SecurityProfile holds a kernel name that this one defines
     NAME_PROTECTED = "NameProtected"  # the container runtime's own
     NAME_UNUSABLE = "NameUnusable"  # e.g. a policy namespace, control characters

@@ -18,12 +18,13 @@ from ..crds.facts import facts_key, visible
 from ..crds.models import AppArmor, Facts, ProfileSpec, Text, Unrendered
 from ..crds.names import PROTECTED, text_id, top_level
 from ..crds.reasons import Reason
-from . import compiled
+from . import compiled, seccomp, selinux
 from .advice import Looked, advice
 from .includes import refuse_includes, refuse_spelling, with_included
 from .kinds import COMMON
 from .parser import Parser, fault_message
 from .rendering import Renderer
+from .secilc import Secilc
 
 POLICY_BYTES = 128 * 1024
 # Of what a template makes for all kinds of nodes together; the schema of ProfileRevisions says the same.
@@ -63,10 +64,11 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Judge:
-    """What judging takes: the real parser, and the process that renders templates."""
+    """What judging takes: the languages' real parsers, and the process that renders templates."""
 
     parser: Parser
     renderer: Renderer
+    secilc: Secilc = field(default_factory=Secilc)
 
 
 async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> Accepted:
@@ -79,6 +81,7 @@ async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> 
         do. NodeFault: the parser or the renderer itself could not be run.
     """
     if spec.type != "AppArmor" or spec.app_armor is None:
+        await _check_unserved(spec, judge)
         raise InputFault(
             Reason.TYPE_NOT_SERVED,
             f"Hauberk does not load profiles of type {spec.type} yet; only AppArmor is served",
@@ -95,6 +98,18 @@ async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> 
     common = {facts_key(facts): facts for facts in COMMON}
     tried = await _check_template(policy, spec.app_armor, spec.template.values, judge, common)
     return Accepted(advice=tried.advice)
+
+
+async def _check_unserved(spec: ProfileSpec, judge: Judge) -> None:
+    """Refuse a text that no later version could load either; templates are not rendered yet."""
+    block = spec.selinux or spec.seccomp
+    if block is None or spec.template is not None:
+        return
+    _refuse_size(block.policy)
+    if spec.selinux:
+        await selinux.check_text(block.policy, judge.secilc)
+    else:
+        seccomp.check_text(block.policy)
 
 
 async def check_text(policy: str, wanted: AppArmor, parser: Parser) -> list[compiled.Defined]:

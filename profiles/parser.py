@@ -1,26 +1,21 @@
-"""Runs apparmor_parser within limits and turns its words into verdicts. The only module that starts it.
+"""Runs apparmor_parser in the sandbox and turns its words into verdicts. The only module that starts it.
 
-Called by `check` (may this text be published?) and by the agent (compile and load it here). A text comes
-from a user and is hostile: it may never stop compiling, allocate without end or print without end, so
-each run gets a session of its own, limits, and dies as a whole group. No text ever touches a file or a
-command line here: it goes through the parser's standard input and output. Files are named for loading only:
-policy that was compiled before.
+Called by `check` (may this text be published?) and by the agent (compile and load it here). No text ever
+touches a file or a command line here: it goes through the parser's standard input and output. Files are named
+for loading only: policy that was compiled before.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
-import os
 import re
-import resource
-import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..crds.errors import Fault, InputFault, NodeFault
 from ..crds.reasons import Reason
+from . import sandbox
+from .sandbox import Limits, Run
 
 MESSAGE_BYTES = 1024
 # What Debian's parser compiles for where there is no kernel to ask.
@@ -35,38 +30,13 @@ _IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
 _LOAD = ("--replace", "--binary", "--skip-cache", "--jobs=0")
 # What its scanner (flex) dies of, with the code that stands for "no such file" otherwise.
 _SCANNER = re.compile(r"input buffer overflow|push-back overflow")
-_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ABSOLUTE = re.compile(r"(?<![\w>])/(?:[\w.+-]+/)+[\w.+-]+")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one run may use: wall and CPU seconds, bytes of memory and bytes of output.
-
-    The policies of the library compile within 24 MiB. The pods' own memory limits have room for as many runs
-    as are made at once: what the kernel kills for the pod's sake has no verdict.
-    """
-
-    seconds: float = 20.0
-    cpu_seconds: int = 15
-    memory: int = 160 << 20
-    output: int = 16 << 20
 
 
 def pinned_features() -> Path | None:
     """Return the feature file to compile for where no kernel is asked; None where the machine has none."""
     return _PINNED_FEATURES if _PINNED_FEATURES.exists() else None
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a run ended: exit code, or the limit it met."""
-
-    code: int
-    stdout: bytes
-    stderr: str
-    exceeded: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +53,7 @@ class Parser:
     program: str = "apparmor_parser"
     base: Path = Path("/etc/apparmor.d")
     features: Path | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     async def version(self) -> str:
         """Return the parser's version, such as `4.1.0`.
@@ -162,9 +132,8 @@ class Parser:
         run = await self._run(*options, *features, stdin=text + b"\n" if unended else text)
         if run.exceeded:
             raise InputFault(Reason.POLICY_TOO_SLOW, f"apparmor_parser gave up: {run.exceeded}")
-        if -run.code in _CRASHES:  # of the text's making, and made again each time
-            name = signal.Signals(-run.code).name
-            raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser crashes on the policy ({name})")
+        if run.crash:  # of the text's making, and made again each time
+            raise InputFault(Reason.POLICY_REFUSED, f"apparmor_parser crashes on the policy ({run.crash})")
         if run.code == 2 and _SCANNER.search(run.stderr):
             raise InputFault(
                 Reason.POLICY_REFUSED,
@@ -179,85 +148,10 @@ class Parser:
         return run
 
     async def _run(self, *options: str, stdin: bytes = b"") -> Run:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                self.program,
-                f"--base={self.base}",
-                *options,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                cwd=self.base,  # a relative include leads nowhere else
-                env={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "LC_ALL": "C"},
-            )
-        except OSError as error:
-            raise NodeFault(
-                Reason.LOAD_FAILED, f"{self.program} can't be started: {error.strerror}"
-            ) from error
-        return await _within(process, self.limits, stdin)
-
-
-async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: bytes) -> Run:
-    """Feed a started process and read it to its end or to the first limit; leaves no process behind."""
-    with contextlib.suppress(ProcessLookupError):  # it may have ended already
-        # At the soft limit the kernel says why (SIGXCPU), at the hard one it only kills.
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
-    exceeded = ""
-    stdout = stderr = b""
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async with asyncio.TaskGroup() as tasks:  # where one fails the others end too
-                tasks.create_task(_feed(process, stdin))
-                out = tasks.create_task(_read(process.stdout, limits.output))
-                err = tasks.create_task(_read(process.stderr, limits.output))
-            stdout, stderr = out.result(), err.result()
-            await process.wait()
-    except* TimeoutError:
-        exceeded = f"the policy took over {limits.seconds:g} seconds to compile"
-    except* _TooMuchError:
-        exceeded = f"the policy made over {limits.output >> 20} MiB of output"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        # Before Python 3.13 wait() waits for the pipes' ends too, which a full buffer would hide for ever.
-        for stream in (process.stdout, process.stderr):
-            while stream and await stream.read(65536):
-                pass
-        code = await process.wait()
-    if not exceeded and code == -signal.SIGXCPU:
-        exceeded = f"the policy took over {limits.cpu_seconds} CPU seconds to compile"
-    text = stderr.decode(errors="replace")
-    if not exceeded and code and re.search(r"bad_alloc|[Oo]ut of (dynamic )?memory|Memory allocation", text):
-        exceeded = f"the policy took over {limits.memory >> 20} MiB to compile"
-    return Run(code, stdout, text, exceeded)
-
-
-class _TooMuchError(Exception):
-    """More output than the limit allows."""
-
-
-async def _feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
-    assert process.stdin  # noqa: S101 - asked for above
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended early: its exit code says why
-        process.stdin.write(stdin)
-        await process.stdin.drain()
-        process.stdin.close()
-        await process.stdin.wait_closed()
-
-
-async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
-    assert stream  # noqa: S101 - asked for above
-    pieces: list[bytes] = []
-    size = 0
-    while piece := await stream.read(65536):
-        size += len(piece)
-        if size > limit:
-            raise _TooMuchError
-        pieces.append(piece)
-    return b"".join(pieces)
+        # a relative include leads nowhere else
+        return await sandbox.run(
+            self.program, f"--base={self.base}", *options, limits=self.limits, stdin=stdin, cwd=self.base
+        )
 
 
 def words(stderr: str, policy: str = "") -> str:

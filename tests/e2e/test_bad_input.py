@@ -176,8 +176,39 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
 
 def test_a_type_that_is_not_served_yet_says_so():
     document = profile("later", "")
-    document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ALLOW"}'}}
+    document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ERRNO"}'}}
     said = kubectl("apply", "--filename=-", given=document)
     assert said.code == 0
     assert "Warning: Hauberk does not load profiles of type Seccomp yet" in said.stderr
     eventually(lambda: ready("later")[1] == "TypeNotServed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "words"),
+    [
+        (
+            "SELinux",
+            "(block bad\n  (allow process))\n",
+            "secilc refuses the policy: Invalid syntax; line 2: Bad ",
+        ),
+        (
+            "SELinux",
+            "(block bad\n  (bogus process))\n",
+            "secilc refuses the policy: Error: Unknown keyword bogus",
+        ),
+        ("SELinux", "(block bad\n  (allow init_t etc_t (file (read))))\n", "line 2: allow is about init_t"),
+        ("Seccomp", '{"defaultAction": "SCMP_ACT_DENY"}', "Invalid enum value 'SCMP_ACT_DENY'"),
+        (
+            "Seccomp",
+            (
+                '{"defaultAction": "SCMP_ACT_ALLOW",'
+                ' "syscalls": [{"names": ["mkdri"], "action": "SCMP_ACT_ERRNO"}]}'
+            ),
+            "there is no system call mkdri",
+        ),
+    ],
+)
+def test_the_images_own_parsers_judge_the_other_types(kind: str, policy: str, words: str):
+    document = profile("bad", "")
+    document["spec"] = {"type": kind, kind.lower(): {"policy": policy}}
+    assert words in refused(document)

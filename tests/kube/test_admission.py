@@ -80,7 +80,7 @@ def test_what_is_probably_not_meant_is_warned_of(webhook: Cluster, kubectl: Kube
 
 @pytest.mark.parametrize(
     ("kind", "block", "policy"),
-    [("SELinux", "selinux", "(block x)"), ("Seccomp", "seccomp", '{"defaultAction": "SCMP_ACT_ALLOW"}')],
+    [("SELinux", "selinux", "(block x)"), ("Seccomp", "seccomp", '{"defaultAction": "SCMP_ACT_ERRNO"}')],
 )
 def test_a_type_that_has_no_agents_yet_is_taken_with_a_warning(
     webhook: Cluster, kubectl: Kubectl, kind: str, block: str, policy: str

@@ -34,7 +34,7 @@ from hauberk.daemonset.cluster import Cluster, NodeObject
 from hauberk.daemonset.compiling import Compiling
 from hauberk.daemonset.drift import REPAIRS
 from hauberk.daemonset.plan import Key
-from hauberk.profiles.parser import Run
+from hauberk.profiles.sandbox import Run
 
 from tests.unit.node import Loader, Newer, Tree
 

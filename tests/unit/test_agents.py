@@ -11,7 +11,7 @@ from hauberk.crds.names import AGENT, OPERATOR
 from hauberk.daemonset.compiling import AT_ONCE
 from hauberk.operator import judging
 from hauberk.operator.agents import Settings, manifest, settings_from
-from hauberk.profiles.parser import Limits
+from hauberk.profiles.sandbox import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

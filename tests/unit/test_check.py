@@ -188,7 +188,7 @@ async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):
 async def test_other_types_are_not_served(parser: Parser):
     for one in (
         ProfileSpec(type="SELinux", selinux=Policy(policy="(block x)")),
-        ProfileSpec(type="Seccomp", seccomp=Policy(policy="{}")),
+        ProfileSpec(type="Seccomp", seccomp=Policy(policy='{"defaultAction": "SCMP_ACT_ERRNO"}')),
         ProfileSpec(type="AppArmor"),
     ):
         with pytest.raises(InputFault, match="only AppArmor is served") as caught:

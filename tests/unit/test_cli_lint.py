@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from hauberk.cli.commands import app
 from hauberk.cli.sources import UnreadableError, files_of, sources
 from hauberk.crds.errors import NodeFault
@@ -64,6 +66,31 @@ def test_an_error_is_told_at_its_line_of_the_file(tmp_path: Path):
 
 def test_what_is_good_is_not_talked_about(tmp_path: Path):
     assert run(str(put(tmp_path, good=GOOD))) == (0, "", "1 profile: nothing to say\n")
+
+
+def test_all_three_types_raw_and_in_yaml(tmp_path: Path):
+    """Each with an error in the policy's second line."""
+    module = "(block web (type process)\n  (allow init_t etc_t (file (read))))\n"
+    filtered = '{"defaultAction": "SCMP_ACT_ERRNO",\n "syscalls": }\n'
+    (tmp_path / "web.cil").write_text(module)
+    (tmp_path / "web.json").write_text(filtered)
+    for kind, block, policy in (("SELinux", "selinux", module), ("Seccomp", "seccomp", filtered)):
+        body = {"apiVersion": "hauberk.dev/v1alpha1", "kind": "SecurityProfile", "metadata": {"name": "web"}}
+        text = yaml.safe_dump(body) + f"spec:\n  type: {kind}\n  {block}:\n    policy: |\n"
+        (tmp_path / f"{block}.yaml").write_text(text + textwrap.indent(policy, " " * 6))
+    found = json.loads(run("-o", "json", str(tmp_path))[1])
+    assert [(Path(one["file"]).name, one["level"], one["line"], one["reason"]) for one in found] == [
+        ("seccomp.yaml", "error", 10, "PolicyRefused"),
+        ("selinux.yaml", "error", 10, "StatementRefused"),
+        ("web.cil", "error", 2, "StatementRefused"),
+        ("web.json", "error", 2, "PolicyRefused"),
+    ]
+
+
+def test_what_has_no_agents_yet_is_a_warning(tmp_path: Path):
+    (tmp_path / "web.cil").write_text("(block web (blockinherit container))\n")
+    code, out, _ = run(str(tmp_path))
+    assert (code, ": warning: Hauberk does not load profiles of type SELinux yet" in out) == (0, True)
 
 
 def test_warnings_are_errors_only_where_asked(tmp_path: Path):

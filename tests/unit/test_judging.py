@@ -14,8 +14,9 @@ from hauberk.operator.judging import AT_ONCE, Judging
 from hauberk.operator.publish import Refusal, content_digest
 from hauberk.profiles.check import Accepted, Judge
 from hauberk.profiles.kinds import COMMON
-from hauberk.profiles.parser import Limits, Parser, Run
+from hauberk.profiles.parser import Parser
 from hauberk.profiles.rendering import Renderer
+from hauberk.profiles.sandbox import Limits, Run
 
 ENDLESS = "profile endless {\n  /**a" + "?" * 30 + " rw,\n}\n"
 OLD, NEW = COMMON[0], COMMON[1]

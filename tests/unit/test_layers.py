@@ -44,13 +44,13 @@ ONLY = {
     "jinja2": {"profiles/template.py", "operator/agents.py"},
     "socket": {"profiles/rendering.py", "profiles/zygote.py"},  # of each other, in one machine
 }
-STARTS_PROCESSES = {"profiles/parser.py", "profiles/rendering.py", "profiles/zygote.py"}
+STARTS_PROCESSES = {"profiles/sandbox.py", "profiles/rendering.py", "profiles/zygote.py"}
 TOUCHES_THE_HOST = {"daemonset/host.py"}
 
 PURE = {
     *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "crds/facts.py"),
     "crds/nodes.py",
-    *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py"),
+    *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py", "profiles/cil.py"),
     *("daemonset/plan.py", "daemonset/report.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),

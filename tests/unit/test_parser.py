@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hauberk.crds.errors import Fault, InputFault, NodeFault
 from hauberk.crds.reasons import Reason
-from hauberk.profiles.parser import Limits, Parser, fault_message, plain, words
+from hauberk.profiles.parser import Parser, fault_message, plain, words
+from hauberk.profiles.sandbox import Limits
 from hypothesis import given
 from hypothesis import strategies as st
 
