@@ -17,7 +17,7 @@ from ..crds.reasons import Reason
 # libsepol's own limit is 4096 (CIL_PARSER_MAX_EXPR_DEPTH); whoever reads the text again recurses.
 DEPTH = 64
 _TOKEN = re.compile(
-    r'(?P<mark>;;\*)|;[^\n]*|(?P<bracket>[()])|(?P<text>"[^"\n]*")|(?P<symbol>[^\s();"]+)|\s+'
+    r'(?P<mark>;;\*)|;[^\n]*\n?|(?P<bracket>[()])|(?P<text>"[^"\n]*")|(?P<symbol>[^\s();"]+)|\s+'
 )
 
 
@@ -72,6 +72,9 @@ def _tokens(text: str) -> Iterator[tuple[int, str]]:
             raise _fault(line, "a quoted text that does not end in its line")
         if found.lastgroup == "mark":
             raise _fault(line, "marks of lines (;;*) are for what compilers write; remove it")
+        if "\r" in found[0].replace("\r\n", ""):
+            # it ends a comment for libsepol, and goes on within a quoted text that stands in one
+            raise _fault(line, "a carriage return without an end of line; remove it")
         if found.lastgroup:
             yield line, found[0]
         line += found[0].count("\n")

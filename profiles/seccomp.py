@@ -45,13 +45,8 @@ Architecture = Literal[
     "SCMP_ARCH_PPC64LE",
     "SCMP_ARCH_S390",
     "SCMP_ARCH_S390X",
-    "SCMP_ARCH_PARISC",
-    "SCMP_ARCH_PARISC64",
     "SCMP_ARCH_RISCV64",
     "SCMP_ARCH_LOONGARCH64",
-    "SCMP_ARCH_M68K",
-    "SCMP_ARCH_SH",
-    "SCMP_ARCH_SHEB",
 ]
 Flag = Literal[
     "SECCOMP_FILTER_FLAG_TSYNC",
@@ -68,7 +63,8 @@ Comparison = Literal[
     "SCMP_CMP_GT",
     "SCMP_CMP_MASKED_EQ",
 ]
-Unsigned32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+# SECCOMP_RET_DATA of linux/seccomp.h
+Unsigned16 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
 Unsigned64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec's own bounds end at 2**63; see _read
 
 # Of Linux 6.8 to 6.17: newer than the libseccomp of distributions that are in use (2.5.4, 2.6.0).
@@ -99,7 +95,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=Tr
 
     names: Annotated[list[str], msgspec.Meta(min_length=1)]
     action: Action
-    errno_ret: Unsigned32 | None = None
+    errno_ret: Unsigned16 | None = None
     args: list[Argument] | None = None
     comment: str | None = None
 
@@ -108,7 +104,7 @@ class Filter(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=
     """A whole profile."""
 
     default_action: Action
-    default_errno_ret: Unsigned32 | None = None
+    default_errno_ret: Unsigned16 | None = None
     architectures: list[Architecture] | None = None
     flags: list[Flag] | None = None
     syscalls: list[Rule] | None = None

@@ -158,6 +158,7 @@ class _Judging:
 
     def judged(self) -> Module:
         for one in self.roots:
+            _refuse_quoted(one)
             if one.keyword != "block":
                 _refuse_keyword(one)
                 raise _refused(one, "stands outside of all blocks; write it within `(block NAME ...)`")
@@ -334,11 +335,18 @@ class _Judging:
         for depth in range(len(path), -1, -1):
             there = (*path[:depth], *inner)
             block = self.blocks.get(there)
-            if block is None or (there in self.abstract and there != path[: len(there)]):
+            if block is None or self._is_elsewhere(there, path):
                 continue
             if last in block.declared or (inner and block.inherits and last in PRESUMED):
                 return True
         return False
+
+    def _is_elsewhere(self, there: Path, path: Path) -> bool:
+        """Return whether a block is abstract, or within one that is, and a path is not."""
+        return any(
+            there[:depth] in self.abstract and there[:depth] != path[:depth]
+            for depth in range(1, len(there) + 1)
+        )
 
     def _is_own_target(self, one: Statement, path: Path) -> bool:
         target = _at(one, 2)
@@ -389,6 +397,16 @@ def _word(one: Statement, index: int) -> str:
     if not isinstance(item, str):
         raise _refused(one, "has a list where a name belongs")
     return item
+
+
+def _refuse_quoted(one: Statement) -> None:
+    """Refuse quotes but for a file's name in a typetransition: libsepol takes them off, anywhere."""
+    for at, item in enumerate(one.items):
+        if isinstance(item, Statement):
+            _refuse_quoted(item)
+        elif item.startswith('"') and (one.keyword, at, len(one.items)) != ("typetransition", 4, 6):
+            _refuse_keyword(one)
+            raise _refused(one, f"has {item} in quotes; write it without")
 
 
 def _new(one: Statement) -> str:

@@ -67,6 +67,8 @@ def test_what_passes(text: str):
         (json.dumps({"syscalls": []}), "missing required field `defaultAction`"),
         (changed(architectures=["x86_64"]), "'x86_64' - at `$.architectures[0]`"),
         (changed(flags=["X"]), "`$.flags[0]`"),
+        (ruled(errnoRet=1 << 16), "`$.syscalls[0].errnoRet`"),
+        (ruled(args=[{"index": 1.0, "value": 0, "op": "SCMP_CMP_EQ"}]), "`$.syscalls[0].args[0].index`"),
         (ruled(names=[]), "`$.syscalls[0].names`"),
         (ruled(action="ALLOW"), "`$.syscalls[0].action`"),
         (ruled(args=[{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]), "`$.syscalls[0].args[0].index`"),
