@@ -42,7 +42,10 @@ GUARDED: dict[str, frozenset[str]] = {
     "process": frozenset({"transition", "dyntransition", "ptrace"}),
     "process2": frozenset({"nnp_transition", "nosuid_transition"}),
 }
-STATEMENTS = 20_000
+# Of the statements as they are judged, each where it is put in: at this many it is some tenths of a second.
+WORDS = 150_000
+# Blocks that inherit one another in a row.
+ROW = 32
 
 _LABELS = "labels what belongs to the node; have the node's administrator do that"
 _EXPAND = "is not followed, so nobody could say what it stands for; write the statements out"
@@ -140,7 +143,7 @@ class _Judging:
         # Blocks that exist only where they are inherited.
         self.abstract: set[Path] = set()
         self.inherits: dict[str, None] = {}
-        self.count = 0
+        self.words = 0
         self.rules: dict[str, Callable[[Statement, Path], None]] = {
             **dict.fromkeys(("type", "typealias", "typeattribute", "classpermission"), self._declaration),
             **dict.fromkeys(("allow", "auditallow", "dontaudit"), self._access),
@@ -201,13 +204,14 @@ class _Judging:
         """Put the statements of the block at `source` into the one at `path`."""
         if source in inheriting:
             raise InputFault(Reason.POLICY_REFUSED, f"block {'.'.join(source)} inherits itself")
+        if len(inheriting) > ROW:
+            raise InputFault(Reason.POLICY_TOO_LARGE, f"over {ROW} blocks inherit one another in a row")
         into = self.blocks.setdefault(path, _Block())
         for one in self.bodies[source]:
-            self.count += 1
-            if self.count > STATEMENTS:
+            self.words += sum(1 for _ in cil.symbols(one))
+            if self.words > WORDS:
                 raise InputFault(
-                    Reason.POLICY_TOO_LARGE,
-                    f"with what its blocks inherit the policy has over {STATEMENTS} statements",
+                    Reason.POLICY_TOO_LARGE, f"with what its blocks inherit the policy has over {WORDS} words"
                 )
             if one.keyword == "block":
                 inner = _word(one, 1)

@@ -183,6 +183,11 @@ def test_what_inheritance_multiplies_is_bounded():
     """Each block twice in the next: 2**40 statements in two thousand characters."""
     doubled = "".join(f"(block b{i} (blockinherit b{i - 1}) (blockinherit b{i - 1}))" for i in range(1, 41))
     assert refused(f"(block b0 (type t)){doubled}").startswith("PolicyTooLarge: with what its blocks inherit")
+    long = "".join(f"(block b{i} (blockinherit b{i - 1}))" for i in range(3000, 0, -1))
+    assert refused(f"{long}(block b0 (type t))").startswith("PolicyTooLarge: over 32 blocks inherit")
+    members = "(type t) (typeattribute a) (typeattributeset a (" + "t " * 30_000 + "))"
+    many = "".join(f"(block b{i} (blockinherit b))" for i in range(1000))
+    assert refused(f"(block b {members}){many}").startswith("PolicyTooLarge: with what its blocks inherit")
 
 
 # --- its form --------------------------------------------------------------------------------------
