@@ -143,6 +143,8 @@ def _read(policy: str) -> Filter:
         body = json.loads(policy, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
         raise _refused(f"no JSON: line {error.lineno}: {error.msg}") from error
+    except ValueError as error:  # Python reads no number of more than 4300 digits
+        raise _refused("a number in it has too many digits") from error
     except RecursionError as error:
         raise _refused("lists within lists, too deep") from error
     if isinstance(body, dict):
@@ -151,6 +153,8 @@ def _read(policy: str) -> Filter:
         return msgspec.convert(body, Filter)
     except msgspec.ValidationError as error:
         raise _refused(str(error)) from error
+    except UnicodeEncodeError as error:
+        raise _refused("half of a character (a surrogate) stands in it") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,7 +176,8 @@ def _refuse_known_strangers(body: dict[str, Any]) -> None:
     """Refuse what is in use elsewhere in words that say what it is."""
     if "archMap" in body:
         raise _refused("archMap is of Docker's own format, and runtimes pass over it; write `architectures`")
-    for at, rule in enumerate(body.get("syscalls") or []):
+    rules = body.get("syscalls")
+    for at, rule in enumerate(rules if isinstance(rules, list) else []):
         for key in ("includes", "excludes"):
             if isinstance(rule, dict) and rule.get(key):
                 raise _refused(
