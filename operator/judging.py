@@ -98,7 +98,7 @@ class Judging:
     async def _one(self, digest: str, profile: SecurityProfile, kinds: Mapping[str, Facts]) -> Judgement:
         async with self._slot(digest):
             said = await self._verdict(profile, kinds)
-        if isinstance(said, Refusal) and said.reason is Reason.POLICY_TOO_SLOW:
+        if Reason.POLICY_TOO_SLOW in _reasons(said):
             pause = min(self.slow.get(digest, (0.0, AGAIN_SECONDS[0] / 2))[1] * 2, AGAIN_SECONDS[1])
             self.slow[digest] = (time.monotonic() + pause, pause)
         else:
@@ -120,6 +120,11 @@ class Judging:
             return await check(profile.spec, self.judge, kinds)
         except InputFault as fault:
             return Refusal(fault.reason, fault_message(fault), frozenset(kinds))
+
+
+def _reasons(said: Judgement) -> set[str]:
+    """Return why a text is refused; of a template, for some kinds of nodes."""
+    return {said.reason} if isinstance(said, Refusal) else {one.reason for one in said.unrendered}
 
 
 def _for_none(said: Refusal) -> Accepted:
