@@ -44,13 +44,18 @@ async def run() -> None:
         await webhook.start()
         await trust.run()
 
-    try:
-        await handlers.run(publisher, [election.run, publisher.run, serve], namespace)
-    finally:
-        await election.release()
+    async def end() -> None:
+        await election.retire()
         if trust.is_trusted:
             # The API server sends questions here until it has heard of the end.
+            webhook.is_ending = True
             await asyncio.sleep(float(os.environ.get("LINGER_SECONDS", "5")))
+        await webhook.stop()
+
+    try:
+        await handlers.run(publisher, [election.run, publisher.run, serve], namespace, before_end=end)
+    finally:
+        await election.release()
         await webhook.stop()
         await judging.close()
     if publisher.died:

@@ -55,6 +55,7 @@ class Election:
     _seen_at: float = 0.0
     _renewed_at: float | None = None
     _led: bool | None = None
+    _retired: bool = False
     # How often the holder had changed: when this one last led, and when that was told.
     _reign: int | None = None
     _told_reign: int | None = None
@@ -84,6 +85,8 @@ class Election:
         Raises:
             ClusterFault: the API can't be read, or did not take it.
         """
+        if self._retired:
+            return
         lease = await self.cluster.lease()
         if lease != self._seen:
             self._seen, self._seen_at = lease, self.now()
@@ -93,10 +96,18 @@ class Election:
         # Counted from before the write: nobody may take it for longer than its holder believes to have it.
         asked = self.now()
         taken = await self.cluster.take_lease(lease, self.identity, LEASE_SECONDS)
+        if self._retired:  # just before it was taken
+            await self.release()
+            return
         self._renewed_at = asked if taken else None
         if taken:
             changed_hands = lease is not None and lease.holder != self.identity
             self._reign = (lease.transitions if lease else 0) + changed_hands
+
+    async def retire(self) -> None:
+        """Let another one begin at once, and stand no more."""
+        self._retired = True
+        await self.release()
 
     async def release(self) -> None:
         """Let another one begin at once; where the API does not take that, when the Lease runs out."""

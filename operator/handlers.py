@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,25 @@ _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 Work = Callable[[], Awaitable[None]]
 
 
-async def run(
+async def run(  # noqa: PLR0913 - most are given by name
     loop: Loop[Any],
     work: Sequence[Work],
     namespace: str,
     *,
     daemonset_seen: Callable[[int | None], None] | None = None,
     liveness: str | None = None,
+    before_end: Work | None = None,
 ) -> None:
     """Run kopf for a loop until SIGTERM, or until one of the works has ended; all of them have ended then.
 
-    `daemonset_seen` is told of the agents' DaemonSet; `liveness` is where the kubelet asks.
+    `daemonset_seen` is told of the agents' DaemonSet; `liveness` is where the kubelet asks; `before_end` is
+    done after SIGTERM, while everything still runs: kopf cancels whatever runs as it ends.
     """
     registry, memo, stop = kopf.OperatorRegistry(), kopf.Memo(), asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(_tell)
     _register_life(registry, loop, work, stop)
+    if before_end:
+        _register_end(registry, before_end, stop)
     _register_watches(registry, loop)
     if daemonset_seen:
         _register_daemonset(registry, daemonset_seen)
@@ -101,6 +106,26 @@ def _register_life(
     @kopf.on.probe(registry=registry, id="listed")
     def listed(**_: Any) -> bool:
         return loop.ready
+
+
+def _register_end(registry: kopf.OperatorRegistry, before_end: Work, stop: asyncio.Event) -> None:
+    """Have SIGTERM do what is to be done before the end, and then end; once more, it ends at once."""
+
+    async def end() -> None:
+        try:
+            await before_end()
+        finally:
+            stop.set()
+
+    @kopf.on.startup(registry=registry)
+    async def take_over(memo: Any, **_: Any) -> None:
+        def told() -> None:
+            if memo.get("ending"):
+                stop.set()
+            else:
+                memo.ending = asyncio.create_task(end())
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told)  # in the place of kopf's
 
 
 async def _awaited(work: Work) -> None:

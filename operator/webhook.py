@@ -45,12 +45,16 @@ class _Review(msgspec.Struct, frozen=True):
 
 @dataclass
 class Webhook:
-    """The server; `context` has its certificate from `trust`, `is_ready` says whether to ask it."""
+    """The server; `context` has its certificate from `trust`, `is_ready` says whether to ask it.
+
+    While it `is_ending` each answer is the last on its connection.
+    """
 
     publisher: Publisher
     context: ssl.SSLContext
     is_ready: Callable[[], bool]
     port: int = PORT
+    is_ending: bool = False
     _runner: web.AppRunner | None = field(default=None, init=False)
 
     async def start(self) -> None:
@@ -70,8 +74,9 @@ class Webhook:
 
     async def stop(self) -> None:
         """Answer what was asked, and stop to listen."""
-        if self._runner:
-            await self._runner.cleanup()
+        if runner := self._runner:
+            self._runner = None
+            await runner.cleanup()
 
     async def _readyz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok") if self.is_ready() else web.Response(status=503, text="not ready")
@@ -93,9 +98,12 @@ class Webhook:
             response["status"] = {"code": code, "message": answer.refused}
         if answer.warnings:
             response["warnings"] = answer.warnings
-        return web.json_response(
+        said = web.json_response(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         )
+        if self.is_ending:  # the API server goes on to ask whom it is connected to
+            said.force_close()
+        return said
 
     async def _answered(self, profile: SecurityProfile) -> tuple[Answer, int]:
         """Return what to answer, and the HTTP status of a refusal: 422 for the author's fault, else 500."""

@@ -78,6 +78,30 @@ STEPS = st.lists(
 )
 
 
+async def test_who_retires_lets_go_and_takes_it_no_more_even_if_it_was_about_to():
+    api, clock = Api(), [0.0]
+    a, b = (Election(api.of(name), name, now=lambda: clock[0]) for name in "ab")
+    await a.stand()
+    await a.retire()
+    await a.stand()
+    assert not a.leads()
+    await b.stand()
+    assert b.leads()
+
+    class Slow(View):
+        async def take_lease(self, before: Held | None, holder: str, seconds: int) -> bool:
+            if holder:
+                await c.retire()
+            return await super().take_lease(before, holder, seconds)
+
+    await b.release()
+    c = Election(cast("Cluster", Slow(api, "c")), "c", now=lambda: clock[0])
+    await c.stand()
+    assert not c.leads()
+    assert api.held
+    assert api.held.holder == ""
+
+
 @given(steps=STEPS, pauses=st.lists(st.floats(0, 5), min_size=200, max_size=200))
 def test_never_do_two_lead(steps: list[tuple[str, str]], pauses: list[float]):
     api, clock = Api(), [0.0]
