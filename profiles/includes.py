@@ -62,9 +62,8 @@ def refuse_includes(policy: str, base: Path) -> None:
         InputFault: with the line of the first such include, and the file that is read for it.
     """
     root = os.path.realpath(base)
-    seen: set[str] = set()
     for line, argument in includes(policy):
-        if outside := _outside(argument, root, seen):
+        if outside := _outside(argument, root):
             raise InputFault(
                 Reason.INCLUDE_REFUSED,
                 f"line {line}: include {argument[:80]} leaves the abstractions that Hauberk ships: "
@@ -100,9 +99,13 @@ def _known(file: Path) -> tuple[str, tuple[str, ...]]:
     return text, _inner(text)
 
 
-def _outside(argument: str, root: str, seen: set[str]) -> str:
-    """Return the first file that is read for an include and lies outside, as a name in the base folder."""
-    waiting = _files(argument)
+@lru_cache(maxsize=1024)
+def _outside(argument: str, root: str) -> str:
+    """Return the first file that is read for an include and lies outside, as a name in the base folder.
+
+    The base is the image's, or the distribution's: it does not change while a program runs.
+    """
+    waiting, seen = _files(argument), set[str]()
     while waiting:
         name = waiting.pop()
         path = os.path.realpath(f"{root}/{name}")

@@ -21,7 +21,9 @@ FOLDERS = [
     *(one for one in sorted(CASES.iterdir()) if (one / "out.yaml").stat().st_size),
     *([Path(CORPUS)] if CORPUS else []),
 ]
-_REFUSED = re.compile(r"^.*: warning: (\S+): .*the cluster (?:will refuse it|takes the first)", re.MULTILINE)
+_REFUSED = re.compile(r"^.*: warning: (\S+): .*the cluster will refuse it", re.MULTILINE)
+# Two of one kernel name; of types that are not loaded yet both are taken.
+_CLASH = re.compile(r"^.*: warning: (\S+): .*the cluster takes the first", re.MULTILINE)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda one: one.name)
@@ -41,4 +43,4 @@ def test_the_result_applies(webhook: Cluster, kubectl: Kubectl, folder: Path):
         if said.code:
             refused.add(body["metadata"]["name"])
             assert "denied the request" in said.stderr
-    assert refused == foretold, made.stderr
+    assert foretold <= refused <= foretold | set(_CLASH.findall(made.stderr)), made.stderr
