@@ -213,10 +213,11 @@ async def _judged(draft: Draft, judge: Judge) -> Draft:
     except InputFault as fault:
         if fault.reason is Reason.TYPE_NOT_SERVED:
             return draft
-        asked = replace(spec, app_armor=block and replace(block, mode="Complain"))
-        if block and fault.reason is Reason.MODE_MISMATCH and await _passes(asked, judge):
-            said = "its text has flags=(complain), so the mode is Complain, which only logs"
-            return Draft(draft.file, draft.said, asked, (*draft.warnings, said))
+        if block and fault.reason is Reason.MODE_MISMATCH:
+            asked = replace(spec, app_armor=replace(block, mode="Complain"))
+            if await _passes(asked, judge):
+                said = "its text has flags=(complain), so the mode is Complain, which only logs"
+                return Draft(draft.file, draft.said, asked, (*draft.warnings, said))
         said = f"the cluster will refuse it: {fault_message(fault)} [{fault.reason}]"
         return Draft(draft.file, draft.said, spec, (*draft.warnings, said))
     return draft

@@ -65,7 +65,7 @@ Comparison = Literal[
 ]
 # SECCOMP_RET_DATA of linux/seccomp.h
 Unsigned16 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
-Unsigned64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec's own bounds end at 2**63; see _read
+Unsigned64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec's own bounds end at 2**63; see _object
 
 # Of Linux 6.8 to 6.17: newer than the libseccomp of distributions that are in use (2.5.4, 2.6.0).
 NEWER = frozenset(

@@ -20,7 +20,7 @@ from .sandbox import Limits
 # libsepol, cil/src/cil.c: cil_compile_nopdb() builds, then resolves.
 _UNREAD = re.compile(r"^(Failure adding|Failed to build AST)", re.MULTILINE)
 _UNRESOLVED = "Failed to resolve AST"
-_SUMMARY = re.compile(r"^(Failure adding|Failed to|Failure|Error: Failed)")
+_SUMMARY = re.compile(r"^(Failed to|Failure|Error: Failed)")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ GUARDED: dict[str, frozenset[str]] = {
     "process": frozenset({"transition", "dyntransition", "ptrace"}),
     "process2": frozenset({"nnp_transition", "nosuid_transition"}),
 }
-# Of the statements as they are judged, each where it is put in: at this many it is some tenths of a second.
+# Of the statements as they are judged, each where it is put in. It does not bound what deep blocks or names
+# of many parts take (docs/security.md).
 WORDS = 150_000
 # Blocks that inherit one another in a row.
 ROW = 32
@@ -66,10 +67,11 @@ _WHY = {
     "src_info": "is for what compilers write",
     "<src_info>": "is for what compilers write",
 }
+# What declares a name that rules are about, and one that permissions go by.
+_TYPES = ("type", "typealias", "typeattribute")
+_PERMISSIONS = ("classpermission", "permissionx")
 # In an optional that libsepol leaves out they would be gone, and their names would be the node's.
-_DECLARING = frozenset(
-    {*("type", "typealias", "typeattribute", "block", "blockabstract", "classpermission", "permissionx")}
-)
+_DECLARING = frozenset({*_TYPES, *_PERMISSIONS, "block", "blockabstract"})
 # Narrower than libsepol's names, and none of its operators: `all` in a list would be every type of a node.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _RESERVED = frozenset(
@@ -104,9 +106,9 @@ class _Block:
     def add(self, one: Statement) -> None:
         """Put a statement in, with what it declares."""
         self.statements.append(one)
-        if one.keyword in ("type", "typealias", "typeattribute"):
+        if one.keyword in _TYPES:
             self.declared.add(_new(one))
-        elif one.keyword in ("classpermission", "permissionx"):
+        elif one.keyword in _PERMISSIONS:
             self.permissions.add(_new(one))
 
 
@@ -145,15 +147,15 @@ class _Judging:
         self.inherits: dict[str, None] = {}
         self.words = 0
         self.rules: dict[str, Callable[[Statement, Path], None]] = {
-            **dict.fromkeys(("type", "typealias", "typeattribute", "classpermission"), self._declaration),
+            **dict.fromkeys((*_TYPES, "classpermission"), self._declaration),
             **dict.fromkeys(("allow", "auditallow", "dontaudit"), self._access),
             **dict.fromkeys(("allowx", "auditallowx", "dontauditx"), self._extended),
             **dict.fromkeys(("typetransition", "typechange", "typemember"), self._transition),
             "permissionx": self._declaration,
             "classpermissionset": self._permission_set,
-            "typealiasactual": self._alias,
+            "typealiasactual": self._pair,
             "typeattributeset": self._attribute_set,
-            "typebounds": self._bounds,
+            "typebounds": self._pair,
             "roletype": self._role,
             "typepermissive": self._about,
             "expandtypeattribute": self._about,
@@ -163,8 +165,7 @@ class _Judging:
         for one in self.roots:
             _refuse_quoted(one)
             if one.keyword != "block":
-                _refuse_keyword(one)
-                raise _refused(one, "stands outside of all blocks; write it within `(block NAME ...)`")
+                raise _unlisted(one, "stands outside of all blocks; write it within `(block NAME ...)`")
             self._collect(one, ())
         if not self.bodies:
             raise InputFault(Reason.POLICY_EMPTY, "the policy has no block; it needs one `(block NAME ...)`")
@@ -177,7 +178,7 @@ class _Judging:
 
     def _types(self) -> Iterator[str]:
         for path, block in self.blocks.items():
-            if any(path[:depth] in self.abstract for depth in range(1, len(path) + 1)):
+            if self._is_elsewhere(path, ()):
                 continue
             for one in block.statements:
                 if one.keyword == "type":
@@ -232,13 +233,17 @@ class _Judging:
 
     def _inherit(self, one: Statement, path: Path, source: Path, inheriting: tuple[Path, ...]) -> None:
         name = _word(one, 1)
+        if found := self._own_block(name, source):
+            self._fill(path, found, inheriting)
+        else:
+            self.inherits.setdefault(name)
+            self.blocks[path].inherits = True
+
+    def _own_block(self, name: str, path: Path) -> Path | None:
+        """Return which of the module's blocks a name in a block is; None for one from elsewhere."""
         parts = tuple(name.split("."))
-        for depth in range(len(source), -1, -1):
-            if (found := (*source[:depth], *parts)) in self.bodies:
-                self._fill(path, found, inheriting)
-                return
-        self.inherits.setdefault(name)
-        self.blocks[path].inherits = True
+        around = ((*path[:depth], *parts) for depth in range(len(path), -1, -1))
+        return next((found for found in around if found in self.bodies), None)
 
     # --- each statement -----------------------------------------------------------------------------------
 
@@ -255,14 +260,12 @@ class _Judging:
             return
         rule = self.rules.get(keyword)
         if rule is None:
-            _refuse_keyword(one)
-            raise _refused(one, "is not among the statements that a profile may have")
+            raise _unlisted(one, "is not among the statements that a profile may have")
         rule(one, path)
 
     def _outside(self, one: Statement, path: Path) -> None:
         name = _word(one, 1)
-        parts = tuple(name.split("."))
-        if any((*path[:depth], *parts) in self.bodies for depth in range(len(path) + 1)):
+        if self._own_block(name, path):
             raise _refused(one, f"inherits this module's own {name} within an optional; do so outside of it")
         self.inherits.setdefault(name)
 
@@ -279,13 +282,12 @@ class _Judging:
 
     def _extended(self, one: Statement, path: Path) -> None:
         self._own(one, 1, path)
-        permissions = _at(one, 3)
-        if isinstance(permissions, str) and not self._knows(permissions, path):
-            raise _refused(one, f"names permissions that the module does not declare, {permissions}")
+        if isinstance(permissions := _at(one, 3), str):
+            self._named_permissions(one, permissions, path)
 
     def _transition(self, one: Statement, path: Path) -> None:
         self._own(one, 1, path)
-        if "process" in (_at(one, 3), ""):
+        if _at(one, 3) == "process":
             self._own(one, len(one.items) - 1, path)
 
     def _permission_set(self, one: Statement, path: Path) -> None:
@@ -293,7 +295,7 @@ class _Judging:
             raise _refused(one, f"fills {name}, which the module does not declare")
         self._own_permissions(one, _at(one, 2), host=True)
 
-    def _alias(self, one: Statement, path: Path) -> None:
+    def _pair(self, one: Statement, path: Path) -> None:
         self._own(one, 1, path)
         self._own(one, 2, path)
 
@@ -311,10 +313,6 @@ class _Judging:
                     one,
                     f"puts {member} into {name}; it may put in the types that the module declares, by name",
                 )
-
-    def _bounds(self, one: Statement, path: Path) -> None:
-        self._own(one, 1, path)
-        self._own(one, 2, path)
 
     def _role(self, one: Statement, path: Path) -> None:
         if (role := _word(one, 1)) not in HOST_ROLES:
@@ -361,10 +359,13 @@ class _Judging:
 
     def _permissions(self, one: Statement, permissions: Item, path: Path, *, host: bool) -> None:
         if isinstance(permissions, str):
-            if not self._knows(permissions, path):
-                raise _refused(one, f"names permissions that the module does not declare, {permissions}")
-            return
-        self._own_permissions(one, permissions, host=host)
+            self._named_permissions(one, permissions, path)
+        else:
+            self._own_permissions(one, permissions, host=host)
+
+    def _named_permissions(self, one: Statement, name: str, path: Path) -> None:
+        if not self._knows(name, path):
+            raise _refused(one, f"names permissions that the module does not declare, {name}")
 
     def _own_permissions(self, one: Statement, permissions: Item, *, host: bool) -> None:
         if not isinstance(permissions, Statement):
@@ -409,8 +410,7 @@ def _refuse_quoted(one: Statement) -> None:
         if isinstance(item, Statement):
             _refuse_quoted(item)
         elif item.startswith('"') and (one.keyword, at, len(one.items)) != ("typetransition", 4, 6):
-            _refuse_keyword(one)
-            raise _refused(one, f"has {item} in quotes; write it without")
+            raise _unlisted(one, f"has {item} in quotes; write it without")
 
 
 def _new(one: Statement) -> str:
@@ -421,9 +421,9 @@ def _new(one: Statement) -> str:
     return name
 
 
-def _refuse_keyword(one: Statement) -> None:
-    if why := _WHY.get(one.keyword):
-        raise _refused(one, why)
+def _unlisted(one: Statement, why: str) -> InputFault:
+    """Return the refusal of a statement, in words of its own where it is known to be none for a profile."""
+    return _refused(one, _WHY.get(one.keyword, why))
 
 
 def _refused(one: Statement, why: str) -> InputFault:
