@@ -262,15 +262,16 @@ def _selinux(name: str, spec: _SELinux) -> tuple[ProfileSpec, list[str]]:
         )
     block = _block(name)
     lines = [f"(block {block}", *(f"    (blockinherit {cil_name(one.name)})" for one in spec.inherit)]
-    if spec.permissive or spec.mode == "Permissive":
-        lines.append("    (typepermissive process)")
     for label, classes in sorted(spec.allow.items()):
         target = "process" if label == "@self" else cil_name(label)
         for kind, permissions in sorted(classes.items()):
             allowed = " ".join(cil_name(one) for one in dict.fromkeys(permissions))
             lines.append(f"    (allow process {target} ({cil_name(kind)} ({allowed})))")
     policy = "\n".join([*lines, ")", ""])
-    return ProfileSpec(type="SELinux", selinux=Policy(policy=policy)), _named(block)
+    remarks = _named(block)
+    if spec.permissive or spec.mode == "Permissive":
+        remarks.append("it is permissive there; its policy here will be enforced")
+    return ProfileSpec(type="SELinux", selinux=Policy(policy=policy)), remarks
 
 
 def _raw_selinux(name: str, spec: _RawSELinux) -> tuple[ProfileSpec, list[str]]:
