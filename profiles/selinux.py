@@ -1,30 +1,30 @@
 """Decides whether an SELinux module may go to nodes: which statements it has, and about whose types.
 
 Called by `check`. A module in CIL can change anything of a node's policy, so what it may say is listed, and
-the rest is refused: the types that a rule is for must be those that the module declares itself. Names are
-looked up as libsepol does (cil/src/cil_resolve_ast.c): in the block, in the blocks around it, in the policy;
-blocks that the module itself has are put in where it inherits them, and are judged there once more.
+the rest is refused: the types that a rule is for must be those that the module declares itself. `blocks` puts
+the module together and says what its names stand for; here each statement is judged, wherever it is put in.
 
-What a block inherits from elsewhere (`container`, from the node's policy) is not known here; udica's and
-container-selinux' blocks speak of a type `process` and a type `socket`, so these two are a block's own.
+A whole module that passes gives no right and no attribute to a type that is not its own, changes nothing for
+other modules, and is small: after inheritance it has no more types, statements and characters than `blocks`
+allows, and nothing of it is multiplied by the node's types but what `TRANSITIONS` bounds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from ..crds.errors import InputFault
 from ..crds.reasons import Reason
 from . import cil
-from .cil import Item, Statement
+from .blocks import BASES, SETS, TYPES, Blocks, Path, is_name
+from .cil import Item, Statement, lists, part, refused, word
+from .classes import CHANGES_THE_KERNEL, LEADS_OUT
 from .secilc import Secilc
+from .statements import class_permissions, ioctl_numbers, refuse_class, refuse_file, refuse_form, unlisted
 
-Path = tuple[str, ...]
-
-# What container-selinux' blocks declare for whoever inherits them. No policy has types of these names.
-PRESUMED = frozenset({"process", "socket"})
 # Attributes of the node's policy that a container's types need; each only takes from what they may do, or
 # gives what every container has.
 HOST_ATTRIBUTES = frozenset(
@@ -35,49 +35,19 @@ HOST_ATTRIBUTES = frozenset(
     }
 )
 HOST_ROLES = frozenset({"system_r", "object_r"})
-# What would let a container out, or change the node's policy: never of a type that is not the module's.
-GUARDED: dict[str, frozenset[str]] = {
-    "security": frozenset({"load_policy", "setenforce", "setbool", "setsecparam", "setcheckreqprot"}),
-    "system": frozenset({"module_load"}),
-    "process": frozenset({"transition", "dyntransition", "ptrace"}),
-    "process2": frozenset({"nnp_transition", "nosuid_transition"}),
-}
-# Of the statements as they are judged, each where it is put in. It does not bound what deep blocks or names
-# of many parts take (docs/security.md).
-WORDS = 150_000
-# Blocks that inherit one another in a row.
-ROW = 32
+# Of typetransition and its like: unlike other rules they are written out for each type of an attribute.
+TRANSITIONS = 256
+# Of rules for ioctl, and of the numbers that they and their sets list: libsepol goes through these one by
+# one, at some 2 us each, and through a set's once more in each rule that names it.
+EXTENDED, NUMBERS = 64, 1 << 14
+# A kernel compares a child with its parent over all rules of a policy.
+BOUNDS = 16
 
-_LABELS = "labels what belongs to the node; have the node's administrator do that"
-_EXPAND = "is not followed, so nobody could say what it stands for; write the statements out"
-_POLICY = "changes the node's policy for everyone"
-_WHY = {
-    **dict.fromkeys(
-        (
-            *("filecon", "fsuse", "genfscon", "portcon", "nodecon", "netifcon", "ibpkeycon", "ibendportcon"),
-            *("iomemcon", "ioportcon", "pcidevicecon", "pirqcon", "devicetreecon", "context"),
-        ),
-        _LABELS,
-    ),
-    **dict.fromkeys(("call", "macro", "in"), _EXPAND),
-    **dict.fromkeys(("tunable", "tunableif", "boolean", "booleanif"), "is a switch of the whole node"),
-    **dict.fromkeys(("user", "userrole", "userlevel", "userrange", "role", "roleallow"), _POLICY),
-    "deny": "takes from other modules what they allow",
-    "neverallow": "can break other modules",
-    "src_info": "is for what compilers write",
-    "<src_info>": "is for what compilers write",
-}
-# What declares a name that rules are about, and one that permissions go by.
-_TYPES = ("type", "typealias", "typeattribute")
-_PERMISSIONS = ("classpermission", "permissionx")
 # In an optional that libsepol leaves out they would be gone, and their names would be the node's.
-_DECLARING = frozenset({*_TYPES, *_PERMISSIONS, "block", "blockabstract"})
-# Narrower than libsepol's names, and none of its operators: `all` in a list would be every type of a node.
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_RESERVED = frozenset(
-    {*("all", "and", "or", "not", "xor", "range", "self", "notself", "other", "true", "false")}
-    | {*("eq", "neq", "dom", "domby", "incomp", "t1", "t2", "u1", "u2", "r1", "r2", "l1", "l2", "h1", "h2")}
-)
+_DECLARING = frozenset({*TYPES, *SETS, "typealiasactual", "block", "blockabstract"})
+_OPERATORS = frozenset({"all", "not", "xor", "and", "or"})
+# The names of types of a node's policy, and those of types within blocks.
+_TYPE = re.compile(r"_t$|(^|\.)(process|socket)$")
 
 
 @dataclass(frozen=True)
@@ -88,32 +58,23 @@ class Module:
         types: the types that it declares, as the kernel calls them (`demo.process`), in its order; of a block
             that has its types from elsewhere the one that pods run as.
         inherits: blocks from elsewhere that its blocks inherit, each once.
+        blocks: its blocks that stand in no other. A node's policy can have each name once, and other modules
+            may inherit them.
     """
 
     types: tuple[str, ...]
     inherits: tuple[str, ...]
+    blocks: tuple[str, ...] = ()
 
 
-@dataclass
-class _Block:
-    """A block's own statements, with those of the module's blocks that it inherits put in."""
-
-    statements: list[Statement] = field(default_factory=list[Statement])
-    declared: set[str] = field(default_factory=set[str])
-    permissions: set[str] = field(default_factory=set[str])
-    inherits: bool = False  # from elsewhere
-
-    def add(self, one: Statement) -> None:
-        """Put a statement in, with what it declares."""
-        self.statements.append(one)
-        if one.keyword in _TYPES:
-            self.declared.add(_new(one))
-        elif one.keyword in _PERMISSIONS:
-            self.permissions.add(_new(one))
-
-
-async def check_text(policy: str, secilc: Secilc) -> Module:
-    """Return what a module declares.
+async def check_text(
+    policy: str,
+    secilc: Secilc,
+    *,
+    allow_host_types: bool = False,
+    bases: Mapping[str, Collection[str]] = BASES,
+) -> Module:
+    """Return what a module declares; the options are those of `judge`.
 
     Raises:
         InputFault: it is refused, with the line.
@@ -122,309 +83,291 @@ async def check_text(policy: str, secilc: Secilc) -> Module:
     if "\0" in policy:
         raise InputFault(Reason.POLICY_REFUSED, "the policy holds a NUL character; remove it")
     statements = cil.read(policy)  # first: it bounds the depth to which anyone recurses
+    # before secilc, which would put in whatever is inherited, however often, up to its limits
+    module = judge(statements, allow_host_types=allow_host_types, bases=bases)
     await secilc.read(policy)
-    return judge(statements)
+    return module
 
 
-def judge(statements: tuple[Statement, ...]) -> Module:
+def judge(
+    statements: tuple[Statement, ...],
+    *,
+    allow_host_types: bool = False,
+    bases: Mapping[str, Collection[str]] = BASES,
+) -> Module:
     """Return what a module declares if each of its statements is one that a profile may have.
+
+    With `allow_host_types` rules may be about any type and attribute of the node, and give any right; which
+    statements there are, and where, stays as it is. `bases`: which types blocks from elsewhere declare for
+    whoever inherits them, by the blocks' names; of others `process` and `socket` are presumed.
 
     Raises:
         InputFault: the first that is not, with its line.
     """
-    return _Judging(statements).judged()
+    return _Judging(statements, bases, allow_host_types=allow_host_types).judged()
+
+
+def permissive(text: str, types: Iterable[str]) -> str:
+    """Return a module that was judged with its types made permissive: what they may not is only logged.
+
+    Takes the types as `Module` has them, whole, so that they are found from outside of all blocks.
+    """
+    return text + "".join(f"\n(typepermissive {one})" for one in types) + "\n"
 
 
 class _Judging:
     """One module's judgement: first what it declares, then each statement."""
 
-    def __init__(self, statements: tuple[Statement, ...]) -> None:
-        self.roots = statements
-        self.bodies: dict[Path, tuple[Statement, ...]] = {}
-        self.blocks: dict[Path, _Block] = {}
-        # Blocks that exist only where they are inherited.
-        self.abstract: set[Path] = set()
-        self.inherits: dict[str, None] = {}
-        self.words = 0
+    def __init__(
+        self,
+        statements: tuple[Statement, ...],
+        bases: Mapping[str, Collection[str]],
+        *,
+        allow_host_types: bool,
+    ) -> None:
+        self.any = allow_host_types
+        for one in statements:
+            refuse_form(one)
+        if not statements:
+            raise InputFault(Reason.POLICY_EMPTY, "the policy has no block; it needs one `(block NAME ...)`")
+        self.blocks = Blocks(statements, bases)
+        # What stands for what: aliases for their types, children for their parents, members for attributes.
+        self.edges: dict[str, dict[Path, list[Path]]] = {
+            "typealiasactual": {},
+            "typebounds": {},
+            "typeattributeset": {},
+        }
+        self.counts: Counter[str] = Counter()
         self.rules: dict[str, Callable[[Statement, Path], None]] = {
-            **dict.fromkeys((*_TYPES, "classpermission"), self._declaration),
+            **dict.fromkeys((*TYPES, "classpermission"), self._declaration),
             **dict.fromkeys(("allow", "auditallow", "dontaudit"), self._access),
             **dict.fromkeys(("allowx", "auditallowx", "dontauditx"), self._extended),
             **dict.fromkeys(("typetransition", "typechange", "typemember"), self._transition),
-            "permissionx": self._declaration,
+            "permissionx": self._permission_range,
             "classpermissionset": self._permission_set,
-            "typealiasactual": self._pair,
+            "typealiasactual": self._actual,
             "typeattributeset": self._attribute_set,
-            "typebounds": self._pair,
+            "typebounds": self._bounds,
             "roletype": self._role,
-            "typepermissive": self._about,
-            "expandtypeattribute": self._about,
+            "expandtypeattribute": self._expansion,
         }
 
     def judged(self) -> Module:
-        for one in self.roots:
-            _refuse_quoted(one)
-            if one.keyword != "block":
-                raise _unlisted(one, "stands outside of all blocks; write it within `(block NAME ...)`")
-            self._collect(one, ())
-        if not self.bodies:
-            raise InputFault(Reason.POLICY_EMPTY, "the policy has no block; it needs one `(block NAME ...)`")
-        for path in self.bodies:
-            self._fill(path, path, ())
-        for path, block in self.blocks.items():
+        for path, block in self.blocks.filled.items():
             for one in block.statements:
                 self._judge(one, path, optional=False)
-        return Module(tuple(self._types()), tuple(self.inherits))
-
-    def _types(self) -> Iterator[str]:
-        for path, block in self.blocks.items():
-            if self._is_elsewhere(path, ()):
-                continue
-            for one in block.statements:
-                if one.keyword == "type":
-                    yield ".".join((*path, _word(one, 1)))
-            if block.inherits and "process" not in block.declared and len(path) == 1:
-                yield f"{path[0]}.process"
-
-    # --- what it declares ---------------------------------------------------------------------------------
-
-    def _collect(self, block: Statement, around: Path) -> None:
-        name = _new(block)
-        if around and name == around[-1]:
-            raise _refused(block, f"has the name of the block around it, {name}")
-        path = (*around, name)
-        if path in self.bodies:
-            raise _refused(block, f"is the second one of the name {'.'.join(path)}")
-        inner = _lists(block, 2)
-        self.bodies[path] = inner
-        for one in inner:
-            if one.keyword == "block":
-                self._collect(one, path)
-
-    def _fill(self, path: Path, source: Path, inheriting: tuple[Path, ...]) -> None:
-        """Put the statements of the block at `source` into the one at `path`."""
-        if source in inheriting:
-            raise InputFault(Reason.POLICY_REFUSED, f"block {'.'.join(source)} inherits itself")
-        if len(inheriting) > ROW:
-            raise InputFault(Reason.POLICY_TOO_LARGE, f"over {ROW} blocks inherit one another in a row")
-        into = self.blocks.setdefault(path, _Block())
-        for one in self.bodies[source]:
-            self.words += sum(1 for _ in cil.symbols(one))
-            if self.words > WORDS:
-                raise InputFault(
-                    Reason.POLICY_TOO_LARGE, f"with what its blocks inherit the policy has over {WORDS} words"
-                )
-            if one.keyword == "block":
-                inner = _word(one, 1)
-                if path != source:  # a block within one that is inherited is inherited with it
-                    self._fill((*path, inner), (*source, inner), (*inheriting, source))
-            elif one.keyword == "blockinherit":
-                self._inherit(one, path, source, (*inheriting, source))
-            elif one.keyword == "blockabstract":
-                self._abstract(one, path, source)
-            else:
-                into.add(one)
-
-    def _abstract(self, one: Statement, path: Path, source: Path) -> None:
-        if (name := _word(one, 1)) != source[-1]:
-            raise _refused(one, f"is about {name}, and stands in {source[-1]}")
-        if path == source:  # who inherits it is not abstract
-            self.abstract.add(path)
-
-    def _inherit(self, one: Statement, path: Path, source: Path, inheriting: tuple[Path, ...]) -> None:
-        name = _word(one, 1)
-        if found := self._own_block(name, source):
-            self._fill(path, found, inheriting)
-        else:
-            self.inherits.setdefault(name)
-            self.blocks[path].inherits = True
-
-    def _own_block(self, name: str, path: Path) -> Path | None:
-        """Return which of the module's blocks a name in a block is; None for one from elsewhere."""
-        parts = tuple(name.split("."))
-        around = ((*path[:depth], *parts) for depth in range(len(path), -1, -1))
-        return next((found for found in around if found in self.bodies), None)
+        self._refuse_unbound()
+        self._refuse_circles()
+        return Module(tuple(self.blocks.types()), self.blocks.inherits, self.blocks.tops)
 
     # --- each statement -----------------------------------------------------------------------------------
 
     def _judge(self, one: Statement, path: Path, *, optional: bool) -> None:
         keyword = one.keyword
         if keyword == "optional":
-            for inner in _lists(one, 2):
+            if (name := word(one, 1)) in self.blocks.names:
+                raise refused(one, f"has the name of a block, {name}; choose another one")
+            for inner in lists(one, 2):
                 self._judge(inner, path, optional=True)
             return
         if optional and keyword in _DECLARING:
-            raise _refused(one, "declares a name within an optional; declare it outside of that")
-        if optional and keyword == "blockinherit":
-            self._outside(one, path)
+            raise refused(one, "declares a name within an optional; declare it outside of that")
+        if optional and keyword == "blockinherit":  # judged when the blocks were put together
             return
         rule = self.rules.get(keyword)
         if rule is None:
-            raise _unlisted(one, "is not among the statements that a profile may have")
+            raise unlisted(one, "is not among the statements that a profile may have")
         rule(one, path)
-
-    def _outside(self, one: Statement, path: Path) -> None:
-        name = _word(one, 1)
-        if self._own_block(name, path):
-            raise _refused(one, f"inherits this module's own {name} within an optional; do so outside of it")
-        self.inherits.setdefault(name)
 
     def _declaration(self, one: Statement, path: Path) -> None:
         """Take what was looked at when all names were collected."""
 
-    def _about(self, one: Statement, path: Path) -> None:
-        for name in cil.symbols(_at(one, 1)):
-            self._refuse_foreign(one, name, path)
-
     def _access(self, one: Statement, path: Path) -> None:
         self._own(one, 1, path)
-        self._permissions(one, _at(one, 3), path, host=not self._is_own_target(one, path))
+        own = self._target(one, path)
+        guarded = CHANGES_THE_KERNEL if own else LEADS_OUT
+        if isinstance(permissions := part(one, 3), str):
+            self._named(one, "classpermission", permissions, path)
+        else:
+            self._permissions(one, permissions, guarded if one.keyword == "allow" else {})
 
     def _extended(self, one: Statement, path: Path) -> None:
+        self._count(one, "allowx", EXTENDED)
         self._own(one, 1, path)
-        if isinstance(permissions := _at(one, 3), str):
-            self._named_permissions(one, permissions, path)
+        self._target(one, path)
+        if isinstance(permissions := part(one, 3), str):
+            self._named(one, "permissionx", permissions, path)
+        else:
+            self._ranges(one, permissions)
 
     def _transition(self, one: Statement, path: Path) -> None:
+        self._count(one, "typetransition", TRANSITIONS)
         self._own(one, 1, path)
-        if _at(one, 3) == "process":
-            self._own(one, len(one.items) - 1, path)
+        self._refuse_many(one, 1, path)
+        self._name(one, 2)
+        self._refuse_many(one, 2, path)
+        kind = word(one, 3)
+        refuse_class(one, kind)
+        if len(one.items) == 6:
+            refuse_file(one, word(one, 4))
+        new = len(one.items) - 1
+        self._name(one, new)
+        if kind == "process":
+            self._own(one, new, path)
 
     def _permission_set(self, one: Statement, path: Path) -> None:
-        if not self._knows(name := _word(one, 1), path):
-            raise _refused(one, f"fills {name}, which the module does not declare")
-        self._own_permissions(one, _at(one, 2), host=True)
+        if not self.blocks.has_set("classpermission", name := word(one, 1), path):
+            raise refused(one, f"fills {name}, which the module does not declare")
+        self._permissions(one, part(one, 2), LEADS_OUT)  # whoever names it, over whatever
 
-    def _pair(self, one: Statement, path: Path) -> None:
-        self._own(one, 1, path)
+    def _permission_range(self, one: Statement, path: Path) -> None:
+        del path
+        self._ranges(one, part(one, 2))
+
+    def _actual(self, one: Statement, path: Path) -> None:
+        alias = self._found(one, 1, path, "typealias")
         self._own(one, 2, path)
+        self._refuse_many(one, 2, path)
+        actuals = self.edges["typealiasactual"].setdefault(alias, [])
+        if actuals:
+            raise refused(one, f"gives {word(one, 1)} a second type")
+        # one of the node leads nowhere from here
+        actuals.append(self.blocks.find(word(one, 2), path) or ())
 
     def _attribute_set(self, one: Statement, path: Path) -> None:
-        name = _word(one, 1)
-        if not self._owns(name, path) and name not in HOST_ATTRIBUTES:
-            raise _refused(
+        name = self._name(one, 1)
+        found = self.blocks.find(name, path)
+        if found:
+            self._found(one, 1, path, "typeattribute")
+        elif not self.any and name.removeprefix(".") not in HOST_ATTRIBUTES:
+            raise refused(
                 one,
                 f"gives its types the attribute {name} of the node's policy; those that it may give are "
                 f"{', '.join(sorted(HOST_ATTRIBUTES))}",
             )
-        for member in cil.symbols(_at(one, 2)):
-            if not self._owns(member, path):
-                raise _refused(
+        for member in cil.symbols(part(one, 2)):
+            owned = self.blocks.find(member, path)
+            if not is_name(member) or not (owned or self.any):
+                raise refused(
                     one,
                     f"puts {member} into {name}; it may put in the types that the module declares, by name",
                 )
+            if found and owned:
+                self.edges["typeattributeset"].setdefault(found, []).append(owned)
+
+    def _bounds(self, one: Statement, path: Path) -> None:
+        self._count(one, "typebounds", BOUNDS)
+        self._own(one, 1, path)
+        self._own(one, 2, path)
+        parent, child = (self.blocks.find(word(one, at), path) for at in (1, 2))
+        if parent and child:
+            self.edges["typebounds"].setdefault(child, []).append(parent)
 
     def _role(self, one: Statement, path: Path) -> None:
-        if (role := _word(one, 1)) not in HOST_ROLES:
-            raise _refused(one, f"is for the role {role}; containers run in system_r")
+        if (role := word(one, 1)) not in HOST_ROLES:
+            raise refused(one, f"is for the role {role}; containers run in system_r")
         self._own(one, 2, path)
+
+    def _expansion(self, one: Statement, path: Path) -> None:
+        for name in cil.symbols(part(one, 1)):
+            if not self.blocks.find(name, path):
+                raise self._foreign(one, name, path)
+        if word(one, 2) != "false":
+            raise refused(one, "has rules written out for each type of an attribute; leave that to the node")
+
+    def _ranges(self, one: Statement, permissions: Item) -> None:
+        self._count(one, "number", NUMBERS, ioctl_numbers(one, permissions))
+
+    def _count(self, one: Statement, kind: str, limit: int, count: int = 1) -> None:
+        self.counts[kind] += count
+        if self.counts[kind] > limit:
+            raise refused(one, f"makes it over {limit} {kind}s, with what the policy's blocks inherit")
 
     # --- names --------------------------------------------------------------------------------------------
 
+    def _name(self, one: Statement, at: int) -> str:
+        name = word(one, at)
+        if not is_name(name):
+            raise refused(one, f"has {name} where the name of a type belongs")
+        return name
+
     def _own(self, one: Statement, at: int, path: Path) -> None:
-        self._refuse_foreign(one, _word(one, at), path)
+        name = self._name(one, at)
+        if not self.any and not self.blocks.find(name, path):
+            raise self._foreign(one, name, path)
 
-    def _refuse_foreign(self, one: Statement, name: str, path: Path) -> None:
-        if not self._owns(name, path):
-            raise _refused(
-                one, f"is about {name}, which the module does not declare; it may say what its own types do"
+    def _foreign(self, one: Statement, name: str, path: Path) -> InputFault:
+        if not name.startswith(".") and self.blocks.find(f".{name}", path):
+            return refused(
+                one,
+                f"is about {name}, which what is inherited could have too; write .{name} for the module's",
             )
-
-    def _owns(self, name: str, path: Path) -> bool:
-        if name in PRESUMED:
-            return True
-        *inner, last = name.split(".")
-        for depth in range(len(path), -1, -1):
-            there = (*path[:depth], *inner)
-            block = self.blocks.get(there)
-            if block is None or self._is_elsewhere(there, path):
-                continue
-            if last in block.declared or (inner and block.inherits and last in PRESUMED):
-                return True
-        return False
-
-    def _is_elsewhere(self, there: Path, path: Path) -> bool:
-        """Return whether a block is abstract, or within one that is, and a path is not."""
-        return any(
-            there[:depth] in self.abstract and there[:depth] != path[:depth]
-            for depth in range(1, len(there) + 1)
+        return refused(
+            one, f"is about {name}, which the module does not declare; it may say what its own types do"
         )
 
-    def _is_own_target(self, one: Statement, path: Path) -> bool:
-        target = _at(one, 2)
-        return isinstance(target, str) and (target == "self" or self._owns(target, path))
+    def _found(self, one: Statement, at: int, path: Path, keyword: str) -> Path:
+        """Return what of the module's own a name stands for, if it was declared with the keyword."""
+        found = self.blocks.find(self._name(one, at), path)
+        if not found or self.blocks.keyword(found) != keyword:
+            raise refused(one, f"is about {word(one, at)}, which the module does not declare as a {keyword}")
+        return found
 
-    def _knows(self, permissions: str, path: Path) -> bool:
-        return any(permissions in self.blocks[path[:depth]].permissions for depth in range(len(path), 0, -1))
+    def _target(self, one: Statement, path: Path) -> bool:
+        """Return whether a rule's target is the module's own."""
+        if part(one, 2) == "self":
+            return True
+        return bool(self.blocks.find(self._name(one, 2), path))
 
-    def _permissions(self, one: Statement, permissions: Item, path: Path, *, host: bool) -> None:
-        if isinstance(permissions, str):
-            self._named_permissions(one, permissions, path)
-        else:
-            self._own_permissions(one, permissions, host=host)
+    def _refuse_many(self, one: Statement, at: int, path: Path) -> None:
+        """Refuse an attribute, as far as names tell: types of a node's policy end in _t, or are in blocks."""
+        name = word(one, at)
+        found = self.blocks.find(name, path)
+        if self.blocks.keyword(found) == "typeattribute" if found else not _TYPE.search(name):
+            raise refused(one, f"is about {name}, which is or may be an attribute; name a type")
 
-    def _named_permissions(self, one: Statement, name: str, path: Path) -> None:
-        if not self._knows(name, path):
-            raise _refused(one, f"names permissions that the module does not declare, {name}")
+    def _named(self, one: Statement, keyword: str, name: str, path: Path) -> None:
+        if not self.blocks.has_set(keyword, name, path):
+            raise refused(one, f"names permissions that the module does not declare, {name}")
 
-    def _own_permissions(self, one: Statement, permissions: Item, *, host: bool) -> None:
-        if not isinstance(permissions, Statement):
-            raise _refused(one, "has no list of permissions, `(CLASS (PERMISSION ...))`")
-        kind = permissions.keyword
-        guarded = GUARDED.get(kind)
-        if not guarded or not host:
+    def _permissions(self, one: Statement, permissions: Item, guarded: Mapping[str, Collection[str]]) -> None:
+        kind, named = class_permissions(one, permissions)
+        if self.any or kind not in guarded:
             return
-        named = [name for part in permissions.items[1:] for name in cil.symbols(part)]
-        taken = [name for name in named if name in guarded or name in ("all", "not", "xor", "and", "or")]
+        taken = next((name for name in named if name in guarded[kind] or name in _OPERATORS), "")
+        if taken and (guarded is CHANGES_THE_KERNEL or kind in CHANGES_THE_KERNEL):
+            raise refused(one, f"gives {kind} {taken}; with that a container changes the node's kernel")
         if taken:
-            raise _refused(
-                one,
-                f"gives {kind} {taken[0]} over what is not the module's; with that a container gets out",
+            raise refused(
+                one, f"gives {kind} {taken} over what is not the module's; with that a container gets out"
             )
 
+    # --- once all statements are known --------------------------------------------------------------------
 
-def _lists(one: Statement, start: int) -> tuple[Statement, ...]:
-    inner = one.items[start:]
-    for item in inner:
-        if not isinstance(item, Statement):
-            raise _refused(one, f"has {item} where statements belong")
-    return tuple(item for item in inner if isinstance(item, Statement))
+    def _refuse_unbound(self) -> None:
+        for path, block in self.blocks.filled.items():
+            for name, keyword in block.types.items():
+                if keyword == "typealias" and (*path, name) not in self.edges["typealiasactual"]:
+                    whole = ".".join((*path, name))
+                    raise InputFault(
+                        Reason.POLICY_REFUSED,
+                        f"the alias {whole} stands for nothing; say what with typealiasactual",
+                    )
 
-
-def _at(one: Statement, index: int) -> Item:
-    if index >= len(one.items):
-        raise _refused(one, "lacks a part")
-    return one.items[index]
-
-
-def _word(one: Statement, index: int) -> str:
-    item = _at(one, index)
-    if not isinstance(item, str):
-        raise _refused(one, "has a list where a name belongs")
-    return item
+    def _refuse_circles(self) -> None:
+        for kind, edges in self.edges.items():
+            # attributes and bounds may go by aliases
+            circle = _circle({**self.edges["typealiasactual"], **edges})
+            if circle:
+                raise InputFault(Reason.POLICY_REFUSED, f"{'.'.join(circle)} leads in a circle by {kind}")
 
 
-def _refuse_quoted(one: Statement) -> None:
-    """Refuse quotes but for a file's name in a typetransition: libsepol takes them off, anywhere."""
-    for at, item in enumerate(one.items):
-        if isinstance(item, Statement):
-            _refuse_quoted(item)
-        elif item.startswith('"') and (one.keyword, at, len(one.items)) != ("typetransition", 4, 6):
-            raise _unlisted(one, f"has {item} in quotes; write it without")
-
-
-def _new(one: Statement) -> str:
-    """Return the name that a statement declares."""
-    name = _word(one, 1)
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise _refused(one, f"declares {name}; a name is a letter, then letters, digits, _ and -")
-    return name
-
-
-def _unlisted(one: Statement, why: str) -> InputFault:
-    """Return the refusal of a statement, in words of its own where it is known to be none for a profile."""
-    return _refused(one, _WHY.get(one.keyword, why))
-
-
-def _refused(one: Statement, why: str) -> InputFault:
-    return InputFault(Reason.STATEMENT_REFUSED, f"line {one.line}: {one.keyword or 'a list'} {why}")
+def _circle(edges: Mapping[Path, list[Path]]) -> Path:
+    """Return one that leads back to itself, or to one that does; () where all lead to an end."""
+    left = {one: set(following) for one, following in edges.items()}
+    while left:
+        ends = {one for one, following in left.items() if following.isdisjoint(left)}
+        if not ends:
+            return next(iter(left))
+        left = {one: following for one, following in left.items() if one not in ends}
+    return ()

@@ -51,6 +51,7 @@ PURE = {
     *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "crds/facts.py"),
     "crds/nodes.py",
     *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py", "profiles/cil.py"),
+    *("profiles/blocks.py", "profiles/classes.py", "profiles/statements.py"),
     *("daemonset/plan.py", "daemonset/report.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
