@@ -2,13 +2,16 @@
 
 Called by `check`. The form is `linux.seccomp` of the OCI runtime specification (config-linux.md, seccomp).
 Runtimes pass over what they do not know, fields and names of system calls alike, and would then filter
-something else than its author wrote: here whatever they would pass over is refused.
+something else than its author wrote: here whatever they would pass over is refused. So is what runc, crun and
+libseccomp under them read otherwise (libcontainer/seccomp/seccomp_linux.go; src/libcrun/seccomp.c). A rule
+with the default's action they leave out: that passes where no other rule is about the call.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import json
 from typing import Annotated, Any, Literal
 
@@ -52,8 +55,7 @@ Flag = Literal[
     "SECCOMP_FILTER_FLAG_TSYNC",
     "SECCOMP_FILTER_FLAG_LOG",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-]
+]  # what runc 1.1 knows; it refuses others
 Comparison = Literal[
     "SCMP_CMP_NE",
     "SCMP_CMP_LT",
@@ -67,15 +69,25 @@ Comparison = Literal[
 Unsigned16 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
 Unsigned64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec's own bounds end at 2**63; see _object
 
-# Of Linux 6.8 to 6.17: newer than the libseccomp of distributions that are in use (2.5.4, 2.6.0).
+# Of Linux 6.4 to 6.17: newer than the libseccomp of distributions that are in use (2.5.4, 2.6.0).
 NEWER = frozenset(
     {
+        "riscv_hwprobe",
         *("statmount", "listmount", "lsm_get_self_attr", "lsm_set_self_attr", "lsm_list_modules", "mseal"),
         *("uretprobe", "setxattrat", "getxattrat", "listxattrat", "removexattrat", "open_tree_attr"),
         *("file_getattr", "file_setattr"),
     }
 )
 _ANSWERS = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+# What runtimes answer with where no number is given: EPERM; and the kernel's MAX_ERRNO, which it puts in the
+# place of more.
+_ERRNO, _MAX_ERRNO = 1, 4095
+_BIG_ENDIAN = frozenset(
+    {
+        *("SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64"),
+        *("SCMP_ARCH_S390", "SCMP_ARCH_S390X"),
+    }
+)
 # libseccomp's __NR_SCMP_ERROR; other negative numbers are calls that this machine's kind does not have.
 _UNKNOWN = -1
 _NAMED = 5
@@ -119,11 +131,12 @@ def check_text(policy: str) -> Filter:
     """
     read = _read(policy)
     rules = read.syscalls or []
-    if read.default_errno_ret is not None and read.default_action not in _ANSWERS:
-        raise _refused(f"defaultErrnoRet is for {' and '.join(_ANSWERS)}, not for {read.default_action}")
+    _refuse_answer("defaultErrnoRet", read.default_action, read.default_errno_ret)
+    _refuse_architectures(read.architectures or [])
     for at, rule in enumerate(rules):
-        if rule.errno_ret is not None and rule.action not in _ANSWERS:
-            raise _refused(f"syscalls[{at}].errnoRet is for {' and '.join(_ANSWERS)}, not for {rule.action}")
+        _refuse_answer(f"syscalls[{at}].errnoRet", rule.action, rule.errno_ret)
+        _refuse_arguments(f"syscalls[{at}].args", rule.args or [])
+    _refuse_contradictions(read.default_action, read.default_errno_ret, rules)
     unknown = sorted({name for rule in rules for name in rule.names if not is_known(name)})
     if unknown:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
@@ -138,11 +151,84 @@ def check_text(policy: str) -> Filter:
     return read
 
 
+def _refuse_answer(where: str, action: Action, errno: int | None) -> None:
+    if errno is None:
+        return
+    if action not in _ANSWERS:
+        raise _refused(f"{where} is for {' and '.join(_ANSWERS)}, not for {action}")
+    if action == "SCMP_ACT_ERRNO" and errno > _MAX_ERRNO:
+        raise _refused(f"{where} is {errno}; a kernel answers with {_MAX_ERRNO} at most")
+
+
+def _refuse_architectures(architectures: list[Architecture]) -> None:
+    big = [one for one in architectures if one in _BIG_ENDIAN]
+    little = [one for one in architectures if one not in _BIG_ENDIAN]
+    if big and little:
+        raise _refused(
+            f"{big[0]} and {little[0]} have other orders of bytes, and no filter holds both; write two "
+            "profiles, each for its nodes"
+        )
+
+
+def _refuse_arguments(where: str, arguments: list[Argument]) -> None:
+    seen: set[int] = set()
+    for at, one in enumerate(arguments):
+        if one.index in seen:
+            raise _refused(
+                f"{where} compares the argument {one.index} twice, and runtimes would take either for "
+                "enough; write one rule for each if that is meant"
+            )
+        seen.add(one.index)
+        if one.op != "SCMP_CMP_MASKED_EQ" and one.value_two:
+            raise _refused(
+                f"{where}[{at}].valueTwo is for SCMP_CMP_MASKED_EQ; {one.op} would be done without it"
+            )
+        if one.op == "SCMP_CMP_MASKED_EQ" and one.value_two & ~one.value:
+            raise _refused(
+                f"{where}[{at}].valueTwo has bits that value, its mask, has not; they would be passed over"
+            )
+
+
+def _refuse_contradictions(default: Action, default_errno: int | None, rules: list[Rule]) -> None:
+    """Refuse calls under two actions where a runtime would go by one of them whatever the other says."""
+    actions: dict[str, dict[tuple[str, int], set[tuple[Argument, ...]]]] = {}
+    for rule in rules:
+        done = _done(rule.action, rule.errno_ret)
+        arguments = tuple(sorted(rule.args or [], key=lambda one: one.index))  # libseccomp's own order
+        for name in rule.names:
+            actions.setdefault(name, {}).setdefault(done, set()).add(arguments)
+    usual = _done(default, default_errno)
+    for name, of_name in actions.items():
+        if len(of_name) > 1 and usual in of_name:
+            raise _refused(
+                f"{name} stands under two actions, and runtimes leave out the rule of the default's"
+            )
+        for one, other in itertools.permutations(of_name.values(), 2):
+            # what begins as another rule does, and says no more, has no place in its branch of the filter
+            if any(rule[:length] in one for rule in other for length in range(len(rule) + 1)):
+                raise _refused(
+                    f"{name} stands under two actions, and one of the rules has no args, or only the first "
+                    "ones of the other; runtimes pass over one of the two, or refuse them"
+                )
+
+
+def _done(action: Action, errno: int | None) -> tuple[str, int]:
+    """Return what a runtime makes of an action: two that are the same are one rule to it."""
+    if action in _ANSWERS:
+        return action, _ERRNO if errno is None else errno
+    return action.replace("SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL"), 0
+
+
 def _read(policy: str) -> Filter:
+    if policy.startswith("\ufeff"):
+        raise _refused("a byte order mark stands before it; save it without one")
     try:
-        body = json.loads(policy, object_pairs_hook=_object, parse_constant=_constant)
+        body = json.loads(policy, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        json.dumps(body, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise _refused(f"no JSON: line {error.lineno}: {error.msg}") from error
+    except UnicodeEncodeError as error:
+        raise _refused("half of a character (a surrogate) stands in it") from error
     except ValueError as error:  # Python reads no number of more than 4300 digits
         raise _refused("a number in it has too many digits") from error
     except RecursionError as error:
@@ -153,8 +239,6 @@ def _read(policy: str) -> Filter:
         return msgspec.convert(body, Filter)
     except msgspec.ValidationError as error:
         raise _refused(str(error)) from error
-    except UnicodeEncodeError as error:
-        raise _refused("half of a character (a surrogate) stands in it") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,6 +250,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _refused(f"{key} is {value}, more than 64 bits hold")
         made[key] = value
     return made
+
+
+def _integer(text: str) -> int:
+    if text == "-0":
+        raise _refused("-0 is no number to runtimes; write 0")
+    return int(text)
 
 
 def _constant(word: str) -> None:
