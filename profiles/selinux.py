@@ -97,9 +97,10 @@ def judge(
 ) -> Module:
     """Return what a module declares if each of its statements is one that a profile may have.
 
-    With `allow_host_types` rules may be about any type and attribute of the node, and give any right; which
-    statements there are, and where, stays as it is. `bases`: which types blocks from elsewhere declare for
-    whoever inherits them, by the blocks' names; of others `process` and `socket` are presumed.
+    With `allow_host_types` rules may be about any type and attribute of the node, and give any right;
+    which statements there are, and where, stays as it is. `bases`: which types blocks from elsewhere
+    declare for whoever inherits them, by the blocks' names; of others `process` and `socket` are
+    presumed. Blocks of these names can be declared with `allow_host_types` alone.
 
     Raises:
         InputFault: the first that is not, with its line.
@@ -130,6 +131,7 @@ class _Judging:
             refuse_form(one)
         if not statements:
             raise InputFault(Reason.POLICY_EMPTY, "the policy has no block; it needs one `(block NAME ...)`")
+        self.roots, self.bases = statements, bases
         self.blocks = Blocks(statements, bases)
         # What stands for what: aliases for their types, children for their parents, members for attributes.
         self.edges: dict[str, dict[Path, list[Path]]] = {
@@ -158,6 +160,7 @@ class _Judging:
                 self._judge(one, path, optional=False)
         self._refuse_unbound()
         self._refuse_circles()
+        self._refuse_others_names()
         return Module(tuple(self.blocks.types()), self.blocks.inherits, self.blocks.tops)
 
     # --- each statement -----------------------------------------------------------------------------------
@@ -343,6 +346,12 @@ class _Judging:
             )
 
     # --- once all statements are known --------------------------------------------------------------------
+
+    def _refuse_others_names(self) -> None:
+        """Refuse blocks that other modules would inherit where they mean the node's."""
+        for one in self.roots:
+            if not self.any and (name := word(one, 1)) in self.bases:
+                raise refused(one, f"has the name of a block that others inherit, {name}; choose another one")
 
     def _refuse_unbound(self) -> None:
         for path, block in self.blocks.filled.items():

@@ -421,6 +421,11 @@ RUNTIME = (
         (NET, (), "puts process into sandbox_net_domain"),
         (DESKTOP, (), "is about xserver_t, which the module does not declare"),
         (RUNTIME, ("container.process", "container.socket"), "is about container_runtime_t"),
+        (
+            "(block container (type process) (allow process shadow_t (file (read))))",
+            ("container.process",),
+            "block has the name of a block that others inherit, container",
+        ),
         ("(block a (type t) (allow init_t domain (process (transition))))", ("a.t",), "is about init_t"),
         (
             "(block a (type t) (allow t spc_t (process (transition))))",
@@ -482,6 +487,8 @@ def test_what_other_modules_blocks_declare_can_be_told():
     assert selinux.judge(cil.read(text)).types == ("x.t", "x.process")
     assert selinux.judge(cil.read(text), bases={"base": ()}).types == ("x.t",)
     assert selinux.judge(cil.read(f"(block a (block b)) {text}")).blocks == ("a", "x")
+    with pytest.raises(InputFault, match="the name of a block that others inherit, x"):
+        selinux.judge(cil.read(text), bases={"base": (), "x": ()})
 
 
 # --- its form --------------------------------------------------------------------------------------
