@@ -18,7 +18,7 @@ import yaml
 from msgspec.structs import replace
 
 from ..crds.errors import InputFault
-from ..crds.models import AppArmor, Policy, ProfileSpec
+from ..crds.models import AppArmor, ProfileSpec, Seccomp, SELinux
 from ..crds.names import GROUP, top_level
 from ..crds.reasons import Reason
 from ..profiles.check import POLICY_BYTES, Judge, check, refuse_text
@@ -149,7 +149,7 @@ def _cil(file: str, text: str) -> Draft:
         raise UnfitError("it holds no CIL")
     block = _BLOCK.search(bare)
     said = block[1] if block else Path(file).stem
-    return Draft(file, said, ProfileSpec(type="SELinux", selinux=Policy(policy=text)))
+    return Draft(file, said, ProfileSpec(type="SELinux", selinux=SELinux(policy=text)))
 
 
 def _seccomp(file: str, text: str) -> Draft:
@@ -159,7 +159,7 @@ def _seccomp(file: str, text: str) -> Draft:
         raise UnfitError(f"no JSON: line {error.lineno}: {error.msg}") from error
     if not isinstance(body, dict) or not isinstance(body.get("defaultAction"), str):
         raise UnfitError("no seccomp profile: it has no defaultAction")
-    return Draft(file, Path(file).stem, ProfileSpec(type="Seccomp", seccomp=Policy(policy=text)))
+    return Draft(file, Path(file).stem, ProfileSpec(type="Seccomp", seccomp=Seccomp(policy=text)))
 
 
 async def _of_objects(file: str, text: str, judge: Judge, made: Imported) -> AsyncIterator[Draft]:
@@ -211,8 +211,6 @@ async def _judged(draft: Draft, judge: Judge) -> Draft:
     try:
         await check(spec, judge, {})
     except InputFault as fault:
-        if fault.reason is Reason.TYPE_NOT_SERVED:
-            return draft
         if block and fault.reason is Reason.MODE_MISMATCH:
             asked = replace(spec, app_armor=replace(block, mode="Complain"))
             if await _passes(asked, judge):

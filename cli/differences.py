@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..crds.errors import InputFault
-from ..crds.facts import facts_key
+from ..crds.facts import facts_key, supports
 from ..crds.models import (
     Facts,
     Model,
@@ -102,7 +102,7 @@ def difference(source: Source, current: Current, judged: Judged, seen: Seen) -> 
     """Return what applying a profile would change; `judged`: what the check says of its policy."""
     before = current.profile.spec if current.profile else None
     refused = isinstance(judged, InputFault)
-    texts, notes = _texts(source, current, judged, seen.kinds)
+    texts, notes = _texts(source, current, judged, seen.kinds(source.spec.type))
     if before and before.type != source.spec.type:
         notes = ["spec.type can't change: delete this SecurityProfile and create another", *notes]
     if refused:
@@ -134,18 +134,15 @@ def clash(source: Source, accepted: Accepted, others: Mapping[str, SecurityProfi
     return None
 
 
-def _policy(spec: ProfileSpec | None) -> str:
-    block = (spec.app_armor or spec.selinux or spec.seccomp) if spec else None
-    return block.policy if block else ""
-
-
 def content(spec: ProfileSpec) -> str:
     """Return the digest that names what the spec asks for, as the operator will name its revision."""
     return digest(
         spec.type,
-        _policy(spec),
-        spec.app_armor.mode if spec.app_armor else "Enforce",
+        spec.policy,
+        spec.mode,
         allow_attachment=spec.app_armor is not None and spec.app_armor.allow_attachment,
+        allow_host_types=spec.selinux is not None and spec.selinux.allow_host_types,
+        requires=spec.selinux.requires if spec.selinux else [],
         values=None if spec.template is None else spec.template.values,
     )
 
@@ -160,10 +157,13 @@ def _fields(before: ProfileSpec, after: ProfileSpec, *, new: bool) -> list[Field
 
 def _flat(spec: ProfileSpec) -> dict[str, Any]:
     """Return the spec's fields beside the policy, by their paths."""
-    block = spec.app_armor
+    block, module = spec.app_armor, spec.selinux
     found: dict[str, Any] = {
         "spec.type": spec.type,
         "spec.appArmor.mode": block.mode if block else "Enforce",
+        "spec.selinux.mode": module.mode if module else "Enforce",
+        "spec.selinux.requires": module.requires if module else [],
+        "spec.selinux.allowHostTypes": module is not None and module.allow_host_types,
         "spec.appArmor.allowAttachment": block is not None and block.allow_attachment,
         "spec.nodeSelector": encode(spec.node_selector),
         "spec.suspend": spec.suspend,
@@ -181,7 +181,7 @@ def _texts(
     """Return the diffs of the texts, and what there is to say of kinds of nodes that have none."""
     before = current.profile.spec if current.profile else None
     plain = source.spec.template is None and (before is None or before.template is None)
-    written = _change("the policy", _policy(before), _policy(source.spec))
+    written = _change("the policy", before.policy if before else "", source.spec.policy)
     if plain or isinstance(judged, InputFault) or not kinds:
         return written, []
     notes = [
@@ -231,9 +231,9 @@ def effects(source: Source, current: Current, accepted: Accepted, seen: Seen) ->
     names = sorted(seen.nodes if seen.nodes is not None else seen.reports)
     for name in names:
         report = seen.reports.get(name)
-        revision = held(source.name, report)[0]
+        revision = held(source.name, spec.type, report)[0]
         selected = _selected(name, spec.node_selector, current, seen, revision)
-        supported = report is None or report.status.app_armor is not None
+        supported = report is None or supports(report.status.facts, spec.type)
         if selected is None:
             by["unknown"].append(name)
         elif selected and supported and goal:

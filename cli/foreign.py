@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..crds.models import AppArmor, Policy, ProfileSpec
+from ..crds.models import AppArmor, ProfileSpec, Seccomp, SELinux
 from ..profiles.quoting import UnfitError, aa_glob, aa_name, cil_name
 
 GROUP = "security-profiles-operator.x-k8s.io"
@@ -250,7 +250,7 @@ def _seccomp(spec: dict[str, Any]) -> tuple[ProfileSpec, list[str]]:
             f"its base profile {str(base)[:80]!a} is not in it: add the system calls that it allows"
         )
     text = json.dumps(policy, indent=2) + "\n"
-    return ProfileSpec(type="Seccomp", seccomp=Policy(policy=text)), remarks
+    return ProfileSpec(type="Seccomp", seccomp=Seccomp(policy=text)), remarks
 
 
 def _selinux(name: str, spec: _SELinux) -> tuple[ProfileSpec, list[str]]:
@@ -268,10 +268,8 @@ def _selinux(name: str, spec: _SELinux) -> tuple[ProfileSpec, list[str]]:
             allowed = " ".join(cil_name(one) for one in dict.fromkeys(permissions))
             lines.append(f"    (allow process {target} ({cil_name(kind)} ({allowed})))")
     policy = "\n".join([*lines, ")", ""])
-    remarks = _named(block)
-    if spec.permissive or spec.mode == "Permissive":
-        remarks.append("it is permissive there; its policy here will be enforced")
-    return ProfileSpec(type="SELinux", selinux=Policy(policy=policy)), remarks
+    mode = "Permissive" if spec.permissive or spec.mode == "Permissive" else "Enforce"
+    return ProfileSpec(type="SELinux", selinux=SELinux(policy=policy, mode=mode)), _named(block)
 
 
 def _raw_selinux(name: str, spec: _RawSELinux) -> tuple[ProfileSpec, list[str]]:
@@ -282,7 +280,7 @@ def _raw_selinux(name: str, spec: _RawSELinux) -> tuple[ProfileSpec, list[str]]:
     block = _block(name)
     # its text is what stands in a block that is named after the object
     policy = f"(block {block}\n{spec.policy.rstrip()}\n)\n"
-    return ProfileSpec(type="SELinux", selinux=Policy(policy=policy)), _named(block)
+    return ProfileSpec(type="SELinux", selinux=SELinux(policy=policy)), _named(block)
 
 
 def balanced(cil: str) -> bool:

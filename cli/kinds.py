@@ -62,7 +62,7 @@ def _from_file(given: str) -> dict[str, Facts]:
 def _facts(body: Any, file: str) -> Iterator[tuple[str, Facts]]:
     """Yield the nodes of a document with their facts: a list's, one, or bare facts named after the file.
 
-    As in the cluster, templates are not for nodes without AppArmor.
+    As in the cluster, templates are not for nodes whose agent serves no type.
     """
     match body:
         case {"kind": "List" | "ProfileNodeList", "items": list(items)}:
@@ -70,7 +70,7 @@ def _facts(body: Any, file: str) -> Iterator[tuple[str, Facts]]:
                 yield from _facts(item, file)
         case {"kind": "ProfileNode"}:
             node = decode(ProfileNode, body)
-            if node.status.app_armor is not None:
+            if node.status.sections:
                 yield node.metadata.name, node.status.facts
         case {"os": {}} | {"kernel": str()} | {"appArmor": {}}:
             yield file, decode(Facts, body)

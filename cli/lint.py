@@ -51,9 +51,7 @@ async def _judged(source: Source, judge: Judge, kinds: Mapping[str, Facts]) -> l
     try:
         accepted = await check(source.spec, judge, kinds)
     except InputFault as fault:
-        # not served yet: the cluster takes it, with a warning
-        level = "warning" if fault.reason is Reason.TYPE_NOT_SERVED else "error"
-        return [_finding(source, level, fault.reason, fault_message(fault))]
+        return [_finding(source, "error", fault.reason, fault_message(fault))]
     partly = [
         _finding(source, "warning", one.reason, f"for {described(kinds[one.facts[0]])}: {one.message}")
         for one in accepted.unrendered

@@ -314,7 +314,7 @@ async def _compared(
                     compared.append(Difference(source.name, source.file, "unchanged"))
                     continue
                 try:
-                    judged = await check(source.spec, judge, seen.kinds)
+                    judged = await check(source.spec, judge, seen.kinds(source.spec.type))
                     judged = differences.clash(source, judged, there) or judged
                 except InputFault as fault:
                     judged = fault

@@ -10,7 +10,7 @@ import re
 import textwrap
 from typing import Any
 
-from ..crds.models import AppArmor, Policy, ProfileSpec
+from ..crds.models import AppArmor, ProfileSpec, Seccomp, SELinux
 from .manifest import manifest
 from .syscalls import ENOSYS, NAMESPACES, ORDINARY
 
@@ -58,20 +58,25 @@ _HEADS = {
 # Check it with `hauberk lint FILE`, apply it, and wait: `kubectl wait --for=condition=Ready secprof/{name}`.
 {usage}""",
     "SELinux": """\
-# A module in CIL, the language that udica writes. Hauberk has no agent for SELinux yet.
-""",
+# A module in CIL, the language that udica writes. Check it with `hauberk lint FILE`.
+{usage}""",
     "Seccomp": """\
-# The JSON of the OCI runtime specification: what is not listed fails with EPERM. Hauberk has no agent for
-# seccomp yet.
-""",
+# The JSON of the OCI runtime specification: what is not listed fails with EPERM.
+{usage}""",
 }
-_USAGE = (
-    "# Pods name it: securityContext: {{appArmorProfile: {{type: Localhost, localhostProfile: {name}}}}}\n"
-)
+_USAGES = {
+    "AppArmor": "appArmorProfile: {{type: Localhost, localhostProfile: {name}}}",
+    "SELinux": "seLinuxOptions: {{type: {block}.process}}",
+    "Seccomp": "seccompProfile: {{type: Localhost, localhostProfile: hauberk/{name}.json}}",
+}
 _FEET = {
     "AppArmor": """\
     # Complain denies nothing and logs what would be: a way to try it
     # mode: Complain
+""",
+    "SELinux": """\
+    # Permissive denies nothing and logs what would be: a way to try it
+    # mode: Permissive
 """,
 }
 _FOOT = """\
@@ -82,17 +87,18 @@ _FOOT = """\
 
 def new(kind: str, name: str, policy: str = "") -> str:
     """Return a SecurityProfile of a type as YAML; `policy`: instead of the one to start from."""
+    # within a block's name a dot would be a block in a block
+    block = re.sub(r"[^a-z0-9_]", "_", name)
+    block = block if block[0].isalpha() else f"c_{block}"
     if kind == "AppArmor":
         spec = ProfileSpec(type=kind, app_armor=AppArmor(policy=policy or _APPARMOR.format(name=name)))
     elif kind == "SELinux":
-        # within a block's name a dot would be a block in a block
-        block = re.sub(r"[^a-z0-9_]", "_", name)
-        block = block if block[0].isalpha() else f"c_{block}"
-        spec = ProfileSpec(type=kind, selinux=Policy(policy=policy or _SELINUX.format(block=block)))
+        spec = ProfileSpec(type=kind, selinux=SELinux(policy=policy or _SELINUX.format(block=block)))
     else:
-        spec = ProfileSpec(type=kind, seccomp=Policy(policy=policy or _seccomp()))
+        spec = ProfileSpec(type=kind, seccomp=Seccomp(policy=policy or _seccomp()))
     # what a given policy defines is its own affair
-    head = _HEADS[kind].format(name=name, usage="" if policy else _USAGE.format(name=name))
+    usage = f"# Pods name it: securityContext: {{{_USAGES[kind].format(name=name, block=block)}}}\n"
+    head = _HEADS[kind].format(name=name, usage="" if policy else usage)
     return head + manifest(name, spec) + _FEET.get(kind, "") + _FOOT
 
 

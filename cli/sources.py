@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from ..crds.models import AppArmor, Policy, ProfileSpec, SecurityProfile, decode
+from ..crds.models import AppArmor, ProfileSpec, Seccomp, SecurityProfile, SELinux, decode
 from ..crds.names import API_VERSION
 
 _YAML = (".yaml", ".yml", ".json")
@@ -120,9 +120,9 @@ def _looks_like_seccomp(file: str, text: str) -> bool:
 
 def _raw(file: str, text: str) -> ProfileSpec:
     if file.endswith(".cil"):
-        return ProfileSpec(type="SELinux", selinux=Policy(policy=text))
+        return ProfileSpec(type="SELinux", selinux=SELinux(policy=text))
     if _looks_like_seccomp(file, text):
-        return ProfileSpec(type="Seccomp", seccomp=Policy(policy=text))
+        return ProfileSpec(type="Seccomp", seccomp=Seccomp(policy=text))
     return ProfileSpec(type="AppArmor", app_armor=AppArmor(policy=text))
 
 

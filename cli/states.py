@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ..crds.facts import facts_key
+from ..crds.facts import facts_key, supports
 from ..crds.models import Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.names import SECCOMP
 from ..crds.nodes import has_kernel
 from ..crds.reasons import Reason
+
+# The kernel's words for a profile that only logs: AppArmor's, SELinux' for a domain.
+_LENIENT = ("complain", "permissive")
+# It is Hauberk's turn, or another profile's, not the node's.
+_WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)
 
 
 class State(StrEnum):
@@ -67,10 +73,11 @@ class Seen:
     nodes: Mapping[str, NodeView] | None
     reports: Mapping[str, ProfileNode]
 
-    @property
-    def kinds(self) -> dict[str, Facts]:
-        """Return the kinds of nodes with AppArmor, by `facts_key`: templates are rendered for these."""
-        facts = [one.status.facts for _, one in sorted(self.reports.items()) if one.status.app_armor]
+    def kinds(self, profile_type: str) -> dict[str, Facts]:
+        """Return the kinds of nodes that hold a type of profile, by `facts_key`: templates are for these."""
+        facts = [
+            one.status.facts for _, one in sorted(self.reports.items()) if profile_type in one.status.sections
+        ]
         return {facts_key(one): one for one in facts}
 
 
@@ -93,9 +100,9 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
     return NodeView(metadata["name"], metadata.get("labels") or {}, ready, boot_id)
 
 
-def held(profile: str, report: ProfileNode | None) -> tuple[str, str]:
+def held(profile: str, profile_type: str, report: ProfileNode | None) -> tuple[str, str]:
     """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    section = report.status.app_armor if report else None
+    section = report.status.section(profile_type) if report else None
     revision, _, rest = (section.profiles.get(profile, "") if section else "").partition("/")
     return revision, rest.partition("/")[0]
 
@@ -113,7 +120,7 @@ def on_nodes(profile: SecurityProfile, wanted: RevisionSpec, seen: Seen) -> list
 
 def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *, down: bool) -> OnNode:
     current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
-    revision, mode = held(wanted.profile, current)
+    revision, mode = held(wanted.profile, wanted.type, current)
 
     def found(state: State, reason: str = "", message: str = "") -> OnNode:
         return OnNode(node.name, state, revision, mode, reason, message)
@@ -121,11 +128,11 @@ def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *
     selected = node.has_kernel and wanted.placement.node_selector.matches(dict(node.labels))
     if not revision and (wanted.placement.withdrawn or not selected):
         return found(State.NOT_SELECTED, message="" if node.has_kernel else "no Linux kernel of its own")
-    if current and current.status.app_armor is None:
-        return found(State.UNSUPPORTED, message="its kernel runs without AppArmor")
+    if current and not supports(current.status.facts, wanted.type):
+        return found(State.UNSUPPORTED, message=f"its kernel runs without {_module(wanted)}")
     if silent := _silent(node, report, current, down=down):
         return found(*silent)
-    reason, message = _problem(wanted.profile, current)
+    reason, message = _problem(wanted, current)
     if wanted.placement.withdrawn or not selected:
         return found(State.UNLOADING, reason, message)
     return found(_reported(wanted, current) if current else State.UPDATING, reason, message)
@@ -147,11 +154,12 @@ def _silent(
 
 def _reported(wanted: RevisionSpec, report: ProfileNode) -> State:
     """Return what a current report says of a profile that its node is to hold."""
-    revision, mode = held(wanted.profile, report)
-    if revision == wanted.content.digest and (mode == "complain") == (wanted.content.mode == "Complain"):
+    revision, mode = held(wanted.profile, wanted.type, report)
+    if revision == wanted.content.digest and (mode in _LENIENT) == (wanted.content.mode != "Enforce"):
         return State.READY
-    problem = report.status.app_armor.problems.get(wanted.profile) if report.status.app_armor else None
-    failed = problem and problem.reason != Reason.AWAITING_RENDER
+    section = report.status.section(wanted.type)
+    problem = section.problems.get(wanted.profile) if section else None
+    failed = problem and problem.reason not in _WAITING
     return (
         State.FAILED if problem and failed and problem.revision == wanted.content.digest else State.UPDATING
     )
@@ -160,10 +168,10 @@ def _reported(wanted: RevisionSpec, report: ProfileNode) -> State:
 def _by_report(wanted: RevisionSpec, report: ProfileNode) -> OnNode:
     """Return what the last report alone says, where Nodes may not be read."""
     name = report.metadata.name
-    if report.status.app_armor is None:
-        return OnNode(name, State.UNSUPPORTED, message="its kernel runs without AppArmor")
-    revision, mode = held(wanted.profile, report)
-    reason, message = _problem(wanted.profile, report)
+    if not supports(report.status.facts, wanted.type):
+        return OnNode(name, State.UNSUPPORTED, message=f"its kernel runs without {_module(wanted)}")
+    revision, mode = held(wanted.profile, wanted.type, report)
+    reason, message = _problem(wanted, report)
     state = _reported(wanted, report)
     everywhere = not (
         wanted.placement.node_selector.match_labels or wanted.placement.node_selector.match_expressions
@@ -177,7 +185,11 @@ def _by_report(wanted: RevisionSpec, report: ProfileNode) -> OnNode:
     return OnNode(name, state, revision, mode, reason, message)
 
 
-def _problem(profile: str, report: ProfileNode | None) -> tuple[str, str]:
-    section = report.status.app_armor if report else None
-    problem = section.problems.get(profile) if section else None
+def _problem(wanted: RevisionSpec, report: ProfileNode | None) -> tuple[str, str]:
+    section = report.status.section(wanted.type) if report else None
+    problem = section.problems.get(wanted.profile) if section else None
     return (problem.reason, problem.message) if problem else ("", "")
+
+
+def _module(wanted: RevisionSpec) -> str:
+    return "seccomp" if wanted.type == SECCOMP else wanted.type

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..crds.models import (
-    Backend,
     Condition,
     Metadata,
     Model,
+    NodeStatus,
     Orphan,
     Problem,
     ProfileNode,
@@ -21,6 +21,7 @@ from ..crds.models import (
     Remark,
     Repairs,
     RevisionSpec,
+    Section,
     SecurityProfile,
 )
 from ..crds.reasons import Reason
@@ -115,7 +116,7 @@ def profile_row(profile: SecurityProfile) -> ProfileRow:
     return ProfileRow(
         name=profile.metadata.name,
         type=spec.type,
-        mode=status.summary.mode or (spec.app_armor.mode if spec.app_armor else ""),
+        mode=status.summary.mode or spec.mode,
         ready=status.summary.ready,
         status=status.summary.status if observed else Reason.PROGRESSING,
         reference=status.summary.reference,
@@ -150,7 +151,7 @@ def _node_row(name: str, seen: Seen) -> NodeRow:
     if report is None:
         return NodeRow(name, "", "", False, "", "", "", 0, note)
     facts = report.status.facts
-    section = report.status.app_armor
+    section = _together(report.status) if report.status.sections else None
     return NodeRow(
         node=name,
         os=f"{facts.os.id} {facts.os.version}".strip(),
@@ -164,7 +165,7 @@ def _node_row(name: str, seen: Seen) -> NodeRow:
     )
 
 
-def _in_force(section: Backend | None) -> str:
+def _in_force(section: Section | None) -> str:
     """Return `11/12`: profiles in force of those wanted."""
     if section is None:
         return ""
@@ -193,7 +194,7 @@ def node_detail(name: str, seen: Seen) -> NodeDetail | None:
     if name not in seen.reports and name not in (seen.nodes or {}):
         return None
     report = seen.reports.get(name) or ProfileNode(metadata=Metadata(name=name))
-    facts, section = report.status.facts, report.status.app_armor or Backend()
+    facts, section = report.status.facts, _together(report.status)
     return NodeDetail(
         summary=_node_row(name, seen),
         arch=facts.arch,
@@ -206,6 +207,18 @@ def node_detail(name: str, seen: Seen) -> NodeDetail | None:
         repairs=section.repairs,
         orphans=section.orphans,
         remarks=section.remarks,
+    )
+
+
+def _together(status: NodeStatus) -> Section:
+    """Return what all backends of a node reported; no profile is of two types."""
+    parts = status.sections.values()
+    return Section(
+        profiles={name: one for part in parts for name, one in part.profiles.items()},
+        problems={name: one for part in parts for name, one in part.problems.items()},
+        orphans={name: one for part in parts for name, one in part.orphans.items()},
+        repairs={name: one for part in parts for name, one in part.repairs.items()},
+        remarks=[one for part in parts for one in part.remarks],
     )
 
 

@@ -50,9 +50,6 @@ class Kind(StrEnum):
     SECCOMP = "seccomp"
 
 
-_NO_AGENT = (
-    "note: Hauberk has no agent for {} yet: the API takes the object, and its status says TypeNotServed"
-)
 _TYPES = {Kind.APPARMOR: "AppArmor", Kind.SELINUX: "SELinux", Kind.SECCOMP: "Seccomp"}
 
 
@@ -142,8 +139,6 @@ def new_command(
     if policy and (len(given) != 1 or not given[0][1].strip()):
         wrong_use(f"{policy} is not one file with a policy in it")
     sys.stdout.write(new(_TYPES[kind], name, given[0][1]))
-    if kind is not Kind.APPARMOR:
-        told(_NO_AGENT.format(_TYPES[kind]))
 
 
 @writing.command("import", epilog=EXIT_CODES)
@@ -177,8 +172,6 @@ def import_command(
     sys.stdout.write("---\n".join(result.manifests))
     for sentence in (*result.warnings, *result.errors):
         told(sentence)
-    for kind in sorted(result.types - {"AppArmor"}):
-        told(_NO_AGENT.format(kind))
     count = len(result.manifests)
     told(f"{count} profile{'' if count == 1 else 's'} imported, {len(result.errors)} could not be")
     raise typer.Exit(1 if result.errors else 0)

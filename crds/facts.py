@@ -12,8 +12,18 @@ import re
 from typing import Any
 
 from .models import Facts
+from .names import APPARMOR, SECCOMP, SELINUX
 
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+def supports(facts: Facts, profile_type: str) -> bool:
+    """Return whether a node's kernel can hold profiles of a type: the others are `unsupported` there."""
+    return {
+        APPARMOR: facts.app_armor.enabled,
+        SELINUX: "selinux" in facts.lsms,
+        SECCOMP: facts.seccomp,
+    }[profile_type]
 
 
 def visible(facts: Facts) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .names import ANY_FACTS, API_VERSION
+from .names import ANY_FACTS, API_VERSION, APPARMOR, SECCOMP, SELINUX
 
 
 class Model(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
@@ -85,8 +85,19 @@ class AppArmor(Model, frozen=True, kw_only=True):
     allow_attachment: bool = False
 
 
-class Policy(Model, frozen=True, kw_only=True):
-    """The SELinux or the seccomp block: accepted by the API, served by later agents."""
+class SELinux(Model, frozen=True, kw_only=True):
+    """The SELinux block of a SecurityProfile."""
+
+    policy: str
+    mode: str = "Enforce"
+    # SecurityProfiles whose blocks the module inherits: it waits for them
+    requires: list[str] = []
+    # the module may speak of types that it does not declare: needs a verb of its own
+    allow_host_types: bool = False
+
+
+class Seccomp(Model, frozen=True, kw_only=True):
+    """The seccomp block of a SecurityProfile."""
 
     policy: str
 
@@ -102,8 +113,8 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
 
     type: str
     app_armor: AppArmor | None = None
-    selinux: Policy | None = None
-    seccomp: Policy | None = None
+    selinux: SELinux | None = None
+    seccomp: Seccomp | None = None
     template: Template | None = None
     node_selector: NodeSelector = NodeSelector()
     suspend: bool = False
@@ -112,8 +123,15 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
 
     @property
     def mode(self) -> str:
-        """Return the mode that is asked for."""
-        return self.app_armor.mode if self.app_armor else "Enforce"
+        """Return the mode that is asked for; seccomp has no other than Enforce."""
+        block = self.app_armor or self.selinux
+        return block.mode if block else "Enforce"
+
+    @property
+    def policy(self) -> str:
+        """Return the policy of whichever block is set."""
+        block = self.app_armor or self.selinux or self.seccomp
+        return block.policy if block else ""
 
 
 class Condition(Model, frozen=True, kw_only=True):
@@ -207,6 +225,8 @@ class Content(Model, frozen=True, kw_only=True):
     mode: str = ""
     texts: list[Text] = []
     allow_attachment: bool = False
+    allow_host_types: bool = False
+    requires: list[str] = []
 
 
 class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -271,7 +291,7 @@ class AppArmorFacts(Model, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SELinuxFacts(Model, frozen=True, kw_only=True):
-    """What SELinux is on the node; empty where the kernel runs without."""
+    """What SELinux is on the node; empty where the kernel runs without, or the agent can't see it."""
 
     policy: str = ""
     mls: bool = False
@@ -294,6 +314,8 @@ class Facts(Model, frozen=True, kw_only=True):
     lsms: list[str] = []
     app_armor: AppArmorFacts = AppArmorFacts()
     selinux: SELinuxFacts = SELinuxFacts()
+    # the kernel takes filters
+    seccomp: bool = False
     runtime: Runtime = Runtime()
 
 
@@ -326,12 +348,12 @@ class Remark(Model, frozen=True, kw_only=True):
     message: str
 
 
-class Backend(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """One LSM's section: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
+class Section(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """What one backend holds: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
 
     The revision is a content digest, the mode is the kernel's word, and the digest is the first ten hex
-    digits of the kernel's own hash of the loaded policy (`-` where the kernel gives none). The other maps
-    have the same keys and an entry only where there is something to tell.
+    digits of the hash of what is loaded, as the kernel, the module store or the file has it (`-` where there
+    is none). The other maps have the same keys and an entry only where there is something to tell.
     """
 
     profiles: dict[str, str] = {}
@@ -347,7 +369,19 @@ class NodeStatus(Model, frozen=True, kw_only=True):
     boot_id: str = msgspec.field(default="", name="bootID")
     facts: Facts = Facts()
     summary: str = ""
-    app_armor: Backend | None = None
+    app_armor: Section | None = None
+    selinux: Section | None = None
+    seccomp: Section | None = None
+
+    def section(self, profile_type: str) -> Section | None:
+        """Return what the backend for a type of profile reported; None where none runs."""
+        return self.sections.get(profile_type)
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """Return what each backend that runs here reported, by the type of its profiles."""
+        all_three = {APPARMOR: self.app_armor, SELINUX: self.selinux, SECCOMP: self.seccomp}
+        return {kind: one for kind, one in all_three.items() if one is not None}
 
 
 class ProfileNode(Model, frozen=True, kw_only=True, omit_defaults=False):

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 GROUP = "hauberk.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+
+# Types of profiles: `spec.type`.
+APPARMOR, SELINUX, SECCOMP = "AppArmor", "SELinux", "Seccomp"
+TYPES = (APPARMOR, SELINUX, SECCOMP)
 
 SECURITY_PROFILES = "securityprofiles"
 PROFILE_REVISIONS = "profilerevisions"
@@ -30,6 +34,12 @@ OPERATOR = "hauberk-operator"
 ADMISSION = "hauberk-admission"
 ADMISSION_AUTHORITY = "hauberk-admission-authority"
 AGENT = "hauberk-agent"
+# The agent of nodes with SELinux, which must be privileged; each node has one of the two.
+AGENT_SELINUX = "hauberk-agent-selinux"
+# On a Node: its kernel runs this security module; and which of the two agents it has.
+LABEL_LSM = {APPARMOR: f"{GROUP}/lsm-apparmor", SELINUX: f"{GROUP}/lsm-selinux"}
+LABEL_AGENT = f"{GROUP}/agent"
+AGENT_OF_SELINUX = "selinux"
 
 # The shape of a ProfileRevision that this code writes and reads. An agent leaves a revision with a
 # higher number alone (and says so) instead of guessing.
@@ -63,12 +73,14 @@ PROTECTED = frozenset(
 )
 
 
-def digest(
+def digest(  # noqa: PLR0913 - most are given by name
     profile_type: str,
     policy: str,
     mode: str,
     *,
     allow_attachment: bool = False,
+    allow_host_types: bool = False,
+    requires: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the first ten hex digits of the SHA-256 over what the user wrote; `values`: of a template.
@@ -79,6 +91,8 @@ def digest(
     written: list[Any] = [profile_type, policy, mode, allow_attachment or None]
     if values is not None:
         written.append(values)
+    if allow_host_types or requires:
+        written.append([allow_host_types, *requires])
     source = json.dumps(written, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(source.encode()).hexdigest()[:10]
 
@@ -106,3 +120,13 @@ def top_level(name: str) -> str:
 def host_file(profile: str) -> str:
     """Return the name of the profile's file in a node's /etc/apparmor.d."""
     return f"hauberk.{profile}"
+
+
+def selinux_module(profile: str) -> str:
+    """Return the name of the profile's module in a node's SELinux store."""
+    return f"hauberk_{profile}"
+
+
+def seccomp_reference(profile: str) -> str:
+    """Return what a pod gives as `localhostProfile`: the profile's file in the kubelet's seccomp folder."""
+    return f"hauberk/{profile}.json"

@@ -27,7 +27,6 @@ class Reason(StrEnum):
     NAME_CLASH = "NameClash"  # another SecurityProfile holds a kernel name that this one defines
     NAME_PROTECTED = "NameProtected"  # the container runtime's own
     NAME_UNUSABLE = "NameUnusable"  # e.g. a policy namespace, control characters
-    TYPE_NOT_SERVED = "TypeNotServed"  # SELinux and Seccomp, until their agents are there
 
     # the operator, about the nodes together
     READY = "Ready"
@@ -55,6 +54,7 @@ class Reason(StrEnum):
     CONTESTED = "Contested"  # something else keeps changing it; repairs are spaced out
     ORPHANED = "Orphaned"  # loaded, and no SecurityProfile of this installation speaks of it
     AWAITING_RENDER = "AwaitingRender"  # no text of the revision fits this node's facts
+    AWAITING_REQUIRED = "AwaitingRequired"  # a profile that this one is made of is not loaded here yet
     STATE_UNWRITABLE = "StateUnwritable"  # loaded, but the node's disk took no record of it
     STATE_TORN = "StateTorn"
     BUG = "Bug"

@@ -82,13 +82,10 @@ def write(host: Host, profile: str, originals: list[Original]) -> None:
 def keep(host: Host, profiles: Collection[str]) -> None:
     """Forget what others than these took over: a crash left it behind after it was given back.
 
-    Where the record of a profile was torn nobody knows whether it was; that stays.
-
     Raises:
         OSError: the disk is not to be written.
     """
-    torn = {Path(name).stem for name in host.names(host.state / "apparmor", "") if name.endswith(".torn")}
     for name in host.names(folder(host), ""):
         profile = name.removesuffix(".json")
-        if profile not in profiles and profile not in torn and not name.endswith(".torn"):
+        if profile not in profiles and not name.endswith(".torn"):
             host.delete(folder(host), name)

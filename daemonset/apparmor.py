@@ -1,40 +1,38 @@
 """Carries out the steps of a plan for AppArmor: compile, load, read back, record. Decides nothing.
 
-Called by `agent`. The order is what makes a load safe: what is about to be loaded is announced on the disk,
-the kernel takes it and is read back, and only then a record replaces the last good one (`persist`). A text
-that fails leaves the last good one loaded and recorded.
+Called by `reconciler`. The order is what makes a load safe: what is about to be loaded is announced on the
+disk, the kernel takes it and is read back, and only then a record replaces the last good one (`persist`). A
+text that fails leaves the last good one loaded and recorded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import re
 import time
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 
 import msgspec
-import structlog
 
 from ..crds.errors import InputFault, NodeFault
-from ..crds.names import host_file, top_level
+from ..crds.names import APPARMOR, host_file, top_level
 from ..crds.reasons import Reason
 from ..profiles import compiled
 from ..profiles.check import refuse_defined, refuse_text, refuse_unconfined
 from ..profiles.includes import refuse_includes
 from ..profiles.parser import Parser
 from . import adoption
-from . import holdings as records
 from .adoption import Original
+from .backend import Outcome, Prepared
 from .cache import Cache, Compiled
-from .holdings import Holding
-from .host import Host, Loaded, Stamp
+from .holdings import Holding, Records
+from .host import Host, Loaded, Stamp, storing
 from .plan import Key, Load, Persist, Prune, Release, Remove, foreign_names, mismatch, stale_names
-
-log = structlog.get_logger()
 
 # The node's boot compiles what is in /etc/apparmor.d with a parser of its own and no time limit: a text
 # that takes longer than this to compile is loaded by the agent only.
@@ -108,15 +106,13 @@ def _former(before: Holding | None, names: set[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A text that compiled here: what will be recorded once the kernel has taken it."""
+class CompiledText(Prepared):
+    """A text that compiled here."""
 
-    step: Load
-    holding: Holding
     compiled: Compiled
 
 
-Outcome = dict[Key, Holding | Exception]
+Loads = dict[Key, Holding | Exception]
 
 
 @dataclass(frozen=True)
@@ -129,6 +125,16 @@ class AppArmor:
     _boot: dict[str, tuple[Stamp, str, str]] = field(
         default_factory=dict[str, tuple[Stamp, str, str]], init=False, compare=False, repr=False
     )
+
+    @property
+    def type(self) -> str:
+        """Return the type of profiles that it loads."""
+        return APPARMOR
+
+    @property
+    def records(self) -> Records:
+        """Return where it records what it loaded."""
+        return Records(self.host, "apparmor")
 
     @classmethod
     async def open(cls, host: Host, parser: Parser) -> AppArmor:
@@ -143,9 +149,56 @@ class AppArmor:
         host.sweep(cache.folder, "")
         return cls(host, parser, cache)
 
+    def set_aside(self) -> list[NodeFault]:
+        """Set aside what was torn of what was taken over from the host, and return a fault for each."""
+        return adoption.set_aside(self.host)
+
+    def loaded(self, holdings: Mapping[str, Holding]) -> Mapping[str, Loaded]:
+        """Return what the kernel holds now, by name."""
+        del holdings
+        return self.host.kernel()
+
+    def changes(self, changed: asyncio.Event) -> AbstractContextManager[None]:
+        """Set `changed` whenever anyone changes the kernel's policy, for as long as the context lasts."""
+        return self.host.changes(changed)
+
+    async def carry_out(
+        self,
+        steps: Sequence[Prune | Remove | Release],
+        loads: Sequence[Prepared],
+        holdings: Mapping[str, Holding],
+    ) -> Outcome:
+        """Take away, each by itself, then load in one run; return what became of each step."""
+        outcome: Outcome = {}
+        held = dict(holdings)
+        for step in steps:
+            try:
+                outcome[step.key] = became = await self._take(step, held)
+            except Exception as error:  # noqa: BLE001 - a bug that one meets must not stop the others
+                outcome[step.key] = error
+                continue
+            if became:
+                held[became.profile] = became
+            else:
+                held.pop(step.holding.profile, None)
+        compiled_ones = [one for one in loads if isinstance(one, CompiledText)]
+        return outcome | {**await self.load(compiled_ones, held)}
+
+    async def _take(self, step: Prune | Remove | Release, held: Mapping[str, Holding]) -> Holding | None:
+        match step:
+            case Prune():
+                return await self.prune(step)
+            case Release():
+                return await self.release(step, held)
+            case Remove():
+                await self.remove(step, held)
+                return None
+
     # --- load ---------------------------------------------------------------------------------------------
 
-    async def prepare(self, step: Load, slot: AbstractAsyncContextManager[object] | None = None) -> Prepared:
+    async def prepare(
+        self, step: Load, slot: AbstractAsyncContextManager[object] | None = None
+    ) -> CompiledText:
         """Compile a text, or find it compiled, and judge what it defines; compile only within the slot.
 
         Raises:
@@ -177,18 +230,18 @@ class AppArmor:
             installation=step.installation,
             allow_attachment=step.allow_attachment,
         )
-        return Prepared(step, holding, binary)
+        return CompiledText(step, holding, binary)
 
-    async def load(self, prepared: Sequence[Prepared], holdings: Mapping[str, Holding]) -> Outcome:
+    async def load(self, prepared: Sequence[CompiledText], holdings: Mapping[str, Holding]) -> Loads:
         """Load texts, all in one run of the parser, and return what the kernel was read to hold, or why not.
 
         What the kernel holds already is not loaded again. `holdings` are all that is held now.
         """
-        outcome: Outcome = {}
+        outcome: Loads = {}
         claimed = dict(holdings)
         boot_id = self.host.boot_id()
         kernel = self.host.kernel()
-        ready: list[tuple[Prepared, Holding]] = []
+        ready: list[tuple[CompiledText, Holding]] = []
         for one in prepared:
             before = holdings.get(one.step.profile)
             former = _former(before, set(one.holding.modes))
@@ -206,18 +259,18 @@ class AppArmor:
             else:
                 outcome[one.step.key] = holding
         if ready:
-            self._announce(holding for _, holding in ready)
+            self.records.announce(holding for _, holding in ready)
             outcome |= await self._into_kernel(ready)
         return outcome
 
-    async def _into_kernel(self, ready: Sequence[tuple[Prepared, Holding]]) -> Outcome:
+    async def _into_kernel(self, ready: Sequence[tuple[CompiledText, Holding]]) -> Loads:
         refused: NodeFault | None = None
         try:
             await self.parser.load(*(one.compiled.file or one.compiled.binary for one, _ in ready))
         except NodeFault as fault:
             refused = fault
         kernel = self.host.kernel()
-        outcome: Outcome = {}
+        outcome: Loads = {}
         for one, holding in ready:
             wrong = mismatch(holding, kernel, holding.boot_id)
             # Without hashes the text before looks the same: only a run that refused nothing proves this one.
@@ -228,13 +281,6 @@ class AppArmor:
             else:
                 outcome[one.step.key] = refused or NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return outcome
-
-    def _announce(self, holdings: Iterable[Holding]) -> None:
-        there = {one.profile: one for one in records.announced(self.host)}
-        try:
-            records.announce(self.host, (there | {one.profile: one for one in holdings}).values())
-        except OSError as error:  # the load is wanted all the same; `persist` will tell of the disk
-            log.warning("the disk takes no note of a load", error=error.strerror)
 
     async def _refuse_foreign(
         self, step: Load, holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
@@ -275,7 +321,7 @@ class AppArmor:
             family = [one for one in kernel if one == name or one.startswith(f"{name}//")]
             policy = await self._original(name, family, kernel)
             originals[name] = Original(name, {one: kernel[one].mode for one in family}, policy)
-        with _disk("the host's profile is not taken over, for the node's disk took no copy of it"):
+        with storing("the host's profile is not taken over, for the node's disk took no copy of it"):
             adoption.write(self.host, profile, list(originals.values()))
 
     async def _original(self, name: str, family: Sequence[str], kernel: Mapping[str, Loaded]) -> bytes:
@@ -342,10 +388,10 @@ class AppArmor:
             NodeFault: the disk does not take it; the profile stays loaded.
         """
         holding = step.holding
-        with _disk("loaded, but the node's disk took no record of it"):
-            records.write(self.host, holding)
+        with storing("loaded, but the node's disk took no record of it"):
+            self.records.write(holding)
         name = host_file(holding.profile)
-        with _disk("loaded, but not written to the node's apparmor.d, so its boot will not load it"):
+        with storing("loaded, but not written to the node's apparmor.d, so its boot will not load it"):
             if holding.boots and not holding.released:
                 flat = portable(await self.parser.flatten(holding.text), self.host.abis())
                 if holding.mode == "Complain":
@@ -359,10 +405,11 @@ class AppArmor:
     def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
         """Drop what only a crash would have needed, and what nobody holds or wants any more."""
         with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
-            records.settle(self.host)
+            self.records.settle()
             held = list(holdings)
             self.cache.keep([*((one.text, one.mode) for one in held), *wanted])
-            adoption.keep(self.host, {one.profile for one in held})
+            # where a record was torn nobody knows whether what was the host's was given back: that stays
+            adoption.keep(self.host, {one.profile for one in held} | self.records.torn())
 
     def _keep_from_boot(self, name: str) -> None:
         for folder in (self.host.policies / _COMPLAIN_FOLDER, self.host.policies):
@@ -390,9 +437,9 @@ class AppArmor:
         """
         holding = step.holding
         await self._replace_or_drop(*self._going(holding, holdings))
-        with _disk("unloaded, but its file can't be deleted, so the node's boot would load it again"):
+        with storing("unloaded, but its file can't be deleted, so the node's boot would load it again"):
             self._keep_from_boot(host_file(holding.profile))
-            records.delete(self.host, holding.profile)
+            self.records.delete(holding.profile)
             adoption.write(self.host, holding.profile, [])
 
     async def release(self, step: Release, holdings: Mapping[str, Holding]) -> Holding:
@@ -464,12 +511,3 @@ class AppArmor:
 
 def _names_in(originals: Iterable[Original]) -> set[str]:
     return {name for one in originals for name in one.modes}
-
-
-@contextlib.contextmanager
-def _disk(consequence: str) -> Generator[None]:
-    """Turn what a disk refuses into a fault that says what follows from it."""
-    try:
-        yield
-    except OSError as error:
-        raise NodeFault(Reason.STATE_UNWRITABLE, f"{consequence}: {error.strerror}") from error

@@ -18,7 +18,7 @@ import tenacity
 from lightkube import ApiError, AsyncClient
 from lightkube.core.client import FieldSelector
 from lightkube.generic_resource import create_global_resource
-from lightkube.resources.core_v1 import Node
+from lightkube.resources.core_v1 import Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.errors import ClusterFault
@@ -81,6 +81,25 @@ class Cluster:
         own = _Followed(Node, NodeObject, {"metadata.name": self.node})
         await _follow(self.client, own, seen, lambda: None)
 
+    async def seccomp_profiles(self) -> dict[str, list[str]]:
+        """Return what pods of this node give as `localhostProfile` for seccomp, each with these pods.
+
+        A pod that has ended for good needs no file any more.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        found: dict[str, list[str]] = {}
+        try:
+            async for pod in self.client.list(Pod, namespace="*", fields={"spec.nodeName": self.node}):
+                for profile in localhost_profiles(msgspec.to_builtins(pod)):
+                    meta = pod.metadata
+                    name = f"pod {meta.namespace}/{meta.name}" if meta else "a pod"
+                    found.setdefault(profile, []).append(name)
+        except Unreachable as error:
+            raise ClusterFault(Reason.UPDATING, f"the node's pods were not listed: {_why(error)}") from error
+        return found
+
     async def holds(self, profile_node: ProfileNode) -> bool:
         """Return whether the API has the node's ProfileNode as it is given.
 
@@ -114,6 +133,18 @@ class Cluster:
             )
         except Unreachable as error:
             raise ClusterFault(Reason.UPDATING, f"the ProfileNode was not written: {_why(error)}") from error
+
+
+def localhost_profiles(pod: Mapping[str, Any]) -> set[str]:
+    """Return the seccomp profiles of the node that a pod names; none where it has ended for good."""
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return set()
+    spec = pod.get("spec") or {}
+    owners = [spec]
+    for kind in ("initContainers", "containers", "ephemeralContainers"):
+        owners += spec.get(kind) or []
+    found = (((one.get("securityContext") or {}).get("seccompProfile") or {}) for one in owners)
+    return {one["localhostProfile"] for one in found if one.get("localhostProfile")}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Compiles what is about to be loaded, beside the loop: a text that takes long holds up none that does not.
+"""Prepares what is about to be loaded, beside the loop: a text that takes long holds up none that does not.
 
-Used by `agent`, which takes what is ready and loads it in one go.
+Used by `reconciler`, which takes what is ready and loads it in one go.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from ..crds.errors import InputFault
 from ..crds.reasons import Reason
-from .apparmor import Prepared
+from .backend import Prepared
 from .plan import Key, Load
 
 # Texts compiled at once: the node's processors are its pods'.

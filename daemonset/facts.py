@@ -1,7 +1,7 @@
 """What a node is, from what its files say. Pure but for the `Host` that it is handed.
 
-Called by `agent` once at its start: none of this changes without a reboot or a new agent, but for the
-container runtime, which the Node tells.
+Called by `agent` once at its start: none of this changes without a reboot or a new agent, but for SELinux'
+mode and the container runtime, which the Node tells.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def gather(host: Host) -> Facts:
         )
         if enabled
         else AppArmorFacts(),
+        selinux=host.selinux.facts(),
+        seccomp=host.has_seccomp(),
     )
 
 

@@ -11,10 +11,15 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 
+import tenacity
+
 from .agent import Agent
 
-# The loop looks at the kernel once a minute when nothing happens; one profile may compile for 20 s.
-ALIVE_SECONDS = 180.0
+# The loops look at the node once a minute when nothing happens; semodule has five minutes for each run, and a
+# module that it refuses takes more than one.
+ALIVE_SECONDS = 900.0
+# The other kind of agent, whose turn this node was, may have the port for a moment.
+PORT_SECONDS = 15.0
 _REQUEST_BYTES = 4096
 
 
@@ -23,7 +28,7 @@ async def serve(agent: Agent, port: int) -> AsyncGenerator[None]:
     """Serve `/healthz` and `/readyz` for as long as the context lasts.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, and stays so.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +41,13 @@ async def serve(agent: Agent, port: int) -> AsyncGenerator[None]:
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", port, limit=_REQUEST_BYTES)
+    patiently = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(OSError),
+        wait=tenacity.wait_fixed(0.5),
+        stop=tenacity.stop_after_delay(PORT_SECONDS),
+        reraise=True,
+    )
+    server = await patiently(asyncio.start_server, answer, "127.0.0.1", port, limit=_REQUEST_BYTES)
     async with server:
         yield
 

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 
+from ..crds.errors import NodeFault
 from ..crds.names import host_file
+from ..crds.reasons import Reason
+from .selinuxfs import SELinuxFS
+
+# Where the node's directories are in the agent's container.
+ROOT = Path("/host")
+KUBELET = "/var/lib/kubelet"
 
 _HASHES = ("raw_sha256", "raw_sha1")
 # Inode, size, and times of the last change of content and of metadata.
@@ -27,7 +34,7 @@ _OURS = host_file("")
 _UNFINISHED = ".new"
 # Longer ones (capabilities, signals) say what there is, not what the kernel asks AppArmor for.
 _SHORT_MASK = 12
-_SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9.-]*\Z")
+_SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9._-]*\Z")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Host:
         state: a folder of Hauberk's own on the node's disk.
         proc: process table of the node (the pod has hostPID).
         os_release: the node's /etc/os-release.
+        seccomp: where the kubelet looks for seccomp profiles.
+        selinux: the kernel's SELinux; seen only by the agent that has the node's whole root directory.
     """
 
     securityfs: Path = Path("/sys/kernel/security")
@@ -55,6 +64,8 @@ class Host:
     state: Path = Path("/host/var/lib/hauberk")
     proc: Path = Path("/proc")
     os_release: Path = Path("/host/etc/os-release")
+    seccomp: Path = Path("/host/var/lib/kubelet/seccomp")
+    selinux: SELinuxFS = field(default_factory=SELinuxFS)
     _last_kernel: dict[str, dict[str, Loaded]] = field(
         default_factory=dict[str, dict[str, Loaded]], init=False, compare=False, repr=False
     )
@@ -223,6 +234,34 @@ class Host:
                     break
         return tasks
 
+    def domains(self) -> Counter[str]:
+        """Return how many tasks each SELinux type has now."""
+        tasks: Counter[str] = Counter()
+        for folder in self._tasks():
+            with contextlib.suppress(OSError):
+                context = (folder / "attr/current").read_bytes().rstrip(b"\0\n").decode(errors="replace")
+                tasks.update(context.split(":", 3)[2:3])
+        return tasks
+
+    def has_seccomp(self) -> bool:
+        """Return whether the running kernel takes filters (CONFIG_SECCOMP_FILTER)."""
+        return (self.proc / "sys/kernel/seccomp/actions_avail").exists()
+
+    def kubelets_folder(self) -> str:
+        """Return the `--root-dir` that the node's kubelet was started with; empty where that is not seen.
+
+        Some distributions start the kubelet within a program of theirs: there it is not.
+        """
+        for process in self.proc.iterdir():
+            if process.name.isdigit() and _read(process / "comm").strip() == "kubelet":
+                words = _read(process / "cmdline").split("\0")
+                for word, following in zip(words, [*words[1:], ""], strict=True):
+                    if word.startswith("--root-dir="):
+                        return word.partition("=")[2]
+                    if word == "--root-dir":
+                        return following
+        return ""
+
     def _tasks(self) -> Iterator[Path]:
         """Yield the folder of each task: threads too, for change_hat is a thread's own."""
         for process in self.proc.iterdir():
@@ -363,6 +402,15 @@ class Host:
         """Delete what a listing of a folder of Hauberk's named; what can't be deleted stays."""
         with contextlib.suppress(OSError):
             (folder / name).unlink()
+
+
+@contextlib.contextmanager
+def storing(consequence: str) -> Generator[None]:
+    """Turn what a disk refuses into a fault that says what follows from it."""
+    try:
+        yield
+    except OSError as error:
+        raise NodeFault(Reason.STATE_UNWRITABLE, f"{consequence}: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

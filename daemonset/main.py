@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
@@ -19,21 +22,63 @@ from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
 from .apparmor import AppArmor
+from .backend import Backend
 from .cluster import Cluster
-from .host import Host
+from .host import KUBELET, ROOT, Host
+from .seccomp import Seccomp
+from .selinux import SELinux
+from .semodule import PRIORITY, Store
 
 
-async def run(node: str, port: int) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What the DaemonSet says.
+
+    Attributes:
+        node: the node's name.
+        port: for the kubelet's probes, on loopback.
+        whole_host: the node's root directory is there, to run the node's own semodule in: without it this is
+            the agent of nodes without SELinux.
+        kubelet: the kubelet's directory on the node.
+        priority: of modules in the node's SELinux store.
+    """
+
+    node: str
+    port: int
+    whole_host: bool
+    kubelet: str
+    priority: int
+
+
+async def backends(host: Host, cluster: Cluster, settings: Settings) -> list[Backend]:
+    """Return a backend for each security module that the node has and this agent may serve."""
+    found: list[Backend] = []
+    if host.has_apparmor():
+        found.append(await AppArmor.open(host, Parser()))
+    selinux = "selinux" in host.lsms()
+    if selinux and settings.whole_host:
+        store = Store(ROOT, host.selinux.policy_name(), settings.priority)
+        found.append(SELinux(host, host.selinux, store))
+    # A container that SELinux confines may not write to the kubelet's folder: there it is the other agent's.
+    if host.has_seccomp() and (settings.whole_host or not selinux):
+        kubelets = host.kubelets_folder() or settings.kubelet
+        reached = settings.whole_host or Path(kubelets) == Path(settings.kubelet)
+        found.append(Seccomp(host, cluster.seccomp_profiles, "" if reached else kubelets))
+    return found
+
+
+async def run(settings: Settings) -> None:
     """Run a node's agent until SIGTERM."""
     host = Host()
-    cluster = Cluster(AsyncClient(), node)
-    backend = await AppArmor.open(host, Parser()) if host.has_apparmor() else None
-    agent = Agent(host, cluster, backend, node)
+    kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
+    host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
+    cluster = Cluster(AsyncClient(), settings.node)
+    agent = Agent(host, cluster, await backends(host, cluster, settings), settings.node)
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    async with health.serve(agent, port):
+    async with health.serve(agent, settings.port):
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
@@ -46,7 +91,17 @@ def main() -> int:
         sys.stderr.write("NODE_NAME is not set; the agent runs as a pod of the hauberk-agent DaemonSet\n")
         return 2
     try:
-        asyncio.run(run(node, int(os.environ.get("HEALTH_PORT", "9797"))))
+        asyncio.run(
+            run(
+                Settings(
+                    node=node,
+                    port=int(os.environ.get("HEALTH_PORT", "9797")),
+                    whole_host=os.environ.get("WHOLE_HOST") == "true",
+                    kubelet=os.environ.get("KUBELET_DIR", KUBELET),
+                    priority=int(os.environ.get("SELINUX_PRIORITY", str(PRIORITY))),
+                )
+            )
+        )
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2

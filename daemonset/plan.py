@@ -1,7 +1,8 @@
 """Decides what to do on this node. Pure: a snapshot in, steps out, with a reason for every "no".
 
-Called by `agent` whenever a revision, the node's labels or the kernel changed; its steps are carried out
-by `apparmor`. Planning again after any of them gives the rest, so a crash between two steps heals itself.
+Called by `reconciler` whenever a revision, the node's labels or what is loaded changed; a backend carries its
+steps out. It is the same for every type of profile. Planning again after any of them gives the rest, so a
+crash between two steps heals itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..crds.models import Problem, ProfileRevision, RevisionSpec, Text
-from ..crds.names import ANY_FACTS, CONTRACT, top_level
+from ..crds.names import ANY_FACTS, CONTRACT, SECCOMP, selinux_module, top_level
 from ..crds.reasons import Reason
 from .holdings import Holding
 from .host import Loaded
@@ -33,12 +34,14 @@ class Load:
         profile: name of the SecurityProfile.
         uid: its UID.
         revision: the content's digest.
-        mode: Enforce or Complain.
+        mode: Enforce, Complain or Permissive.
         text: the policy.
         installation: which store of SecurityProfiles the revision is from.
         allow_attachment: the text may attach to programs of the host.
         adopt: what the host owns under its names may be taken over.
         drift: what someone else did to the recorded profile in this boot; empty for another reason to load.
+        allow_host_types: its SELinux module may speak of types that it does not declare.
+        requires: profiles that its SELinux module needs.
     """
 
     profile: str
@@ -50,6 +53,8 @@ class Load:
     allow_attachment: bool = False
     adopt: bool = False
     drift: str = ""
+    allow_host_types: bool = False
+    requires: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -114,7 +119,7 @@ class Snapshot:
     """What the decision rests on.
 
     Attributes:
-        revisions: every ProfileRevision of this backend's type.
+        revisions: every ProfileRevision of the backend's type.
         labels: of this node.
         kind: of this node, as a revision's texts name the kinds that they are for (`facts_key`).
         holdings: what the agent recorded, by profile.
@@ -232,19 +237,27 @@ def _one(
     if holding is None:
         return None, None
     if holding.released or holding.uid in gone:
-        return _going(holding, snapshot, force=gone.get(holding.uid, False)), None
+        return _going(holding, snapshot, force=gone.get(holding.uid, False))
     # Absence is not deletion: what is loaded stays, and stays repaired, until someone says otherwise.
     return _repair(holding, snapshot), None
 
 
-def _going(holding: Holding, snapshot: Snapshot, *, force: bool = False) -> Step:
+def _going(
+    holding: Holding, snapshot: Snapshot, *, force: bool = False
+) -> tuple[Step | None, Problem | None]:
+    """Return the step that takes a profile away; what others here are made of stays as long as they do."""
     record = Persist(holding)
     if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
-        return record  # else a restart would find what was released, and confine its tasks again
+        return record, None  # else a restart would find what was released, and confine its tasks again
+    if needing := sorted(
+        one.profile for one in snapshot.holdings.values() if holding.profile in one.requires
+    ):
+        message = f"SecurityProfile {needing[0]} requires it, and is loaded here"
+        return None, Problem(revision=holding.revision, reason=Reason.IN_USE, message=message)
     step = Remove(holding)
     met = snapshot.refused.get(step.key)
     in_use = met is not None and met.reason == Reason.IN_USE
-    return Release(holding) if force and in_use and not holding.released else step
+    return (Release(holding) if force and in_use and not holding.released else step), None
 
 
 def _wanted(
@@ -260,9 +273,9 @@ def _wanted(
         return (_kept(holding, snapshot) if holding else None), problem
     placement = newest.placement
     if not placement.node_selector.matches(dict(snapshot.labels)):
-        return (_going(holding, snapshot) if holding else None), None
+        return _going(holding, snapshot) if holding else (None, None)
     if holding and _lacks_leave(holding, newest):
-        return _going(holding, snapshot), None
+        return _going(holding, snapshot)
     if placement.suspend and holding and not holding.released:
         return _repair(holding, snapshot), None
     return _newest_that_works(profile, revisions, holding, snapshot)
@@ -289,7 +302,7 @@ def _newest_that_works(
     for revision in revisions:
         digest = revision.spec.content.digest
         text = text_for(revision, snapshot.kind)
-        refusal = snapshot.refused.get(Key("load", profile, digest))
+        refusal = snapshot.refused.get(Key("load", profile, digest)) or _waiting(revision, snapshot)
         if text is None:
             refusal = _unrendered(revision, snapshot.kind)
         if text is None or refusal:
@@ -301,7 +314,21 @@ def _newest_that_works(
         if good and held == (digest, revision.spec.profile_uid, revision.spec.installation, text.text):
             return _repair(good, snapshot), problem
         return _load(revision, text.text, adopt=revisions[0].spec.placement.adopt), problem
-    return (_going(holding, snapshot) if holding else None), problem
+    return (_going(holding, snapshot)[0] if holding else None), problem
+
+
+def _waiting(revision: ProfileRevision, snapshot: Snapshot) -> Problem | None:
+    """Return what a revision waits for: profiles that it is made of and that are not loaded here."""
+    missing = [
+        name
+        for name in revision.spec.content.requires
+        if name not in snapshot.holdings or snapshot.holdings[name].released
+    ]
+    if not missing:
+        return None
+    return _problem(
+        revision, Reason.AWAITING_REQUIRED, f"SecurityProfile {missing[0]} is not loaded here yet"
+    )
 
 
 def _load(revision: ProfileRevision, text: str, *, adopt: bool) -> Load:
@@ -315,6 +342,8 @@ def _load(revision: ProfileRevision, text: str, *, adopt: bool) -> Load:
         installation=spec.installation,
         allow_attachment=spec.content.allow_attachment,
         adopt=adopt,
+        allow_host_types=spec.content.allow_host_types,
+        requires=tuple(spec.content.requires),
     )
 
 
@@ -340,7 +369,7 @@ def _problem(revision: ProfileRevision, reason: Reason, message: str) -> Problem
 
 def _kept(holding: Holding, snapshot: Snapshot) -> Step | None:
     """Return the step for what is held and not to be changed now; what was released goes all the same."""
-    return _going(holding, snapshot) if holding.released else _repair(holding, snapshot)
+    return _going(holding, snapshot)[0] if holding.released else _repair(holding, snapshot)
 
 
 def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
@@ -354,6 +383,8 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
             text=holding.text,
             installation=holding.installation,
             allow_attachment=holding.allow_attachment,
+            allow_host_types=holding.allow_host_types,
+            requires=tuple(holding.requires),
             drift=wrong if holding.boot_id == snapshot.boot_id else "",
         )
     stale = stale_names(holding, snapshot.holdings, snapshot.kernel)
@@ -371,20 +402,27 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
 def mismatch(holding: Holding, kernel: Mapping[str, Loaded], boot_id: str) -> str:
     """Return how the kernel differs from a recorded profile, empty where it holds it exactly.
 
-    Names, modes, and, where the kernel gives one, the hash of the policy as it was loaded. A kernel that
+    Names, modes, and, where there is one, the hash of the policy as it was loaded. A kernel that
     gives no hash can't tell our policy from what its own boot loaded: there, only a load in this boot counts.
     """
+    keeper = "the kubelet's folder" if holding.type == SECCOMP else "the kernel"
     for name, mode in holding.modes.items():
         loaded = kernel.get(name)
         if loaded is None:
-            return f"the kernel does not hold {name}"
+            return f"{keeper} does not hold {name}"
         if loaded.mode != mode:
-            return f"the kernel holds {name} in mode {loaded.mode} instead of {mode}"
+            return f"{keeper} holds {name} in mode {loaded.mode} instead of {mode}"
+        if loaded.digest == "":
+            return f"the kernel holds {name}, and the node's store lacks {_module(holding)}"
         if loaded.digest is not None and loaded.digest not in holding.digests:
-            return f"the kernel holds another policy under the name {name}"
+            return f"{keeper} holds another policy under the name {name}"
         if loaded.digest is None and holding.boot_id != boot_id:
             return f"{name} was not loaded by this agent since the node booted"
     return ""
+
+
+def _module(holding: Holding) -> str:
+    return f"the module {selinux_module(holding.profile)}"
 
 
 def stale_names(

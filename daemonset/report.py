@@ -1,6 +1,7 @@
 """Turns what the agent holds and what it met into the node's ProfileNode. Pure.
 
-Called by `agent` after each round; `cluster` writes the result, and only when it differs from the last one.
+Called by `reconciler` (a section) and by `agent` (the whole); `cluster` writes the result, and only when it
+differs from the last one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..crds.models import (
-    Backend,
     Facts,
     Metadata,
     NodeStatus,
@@ -19,8 +19,9 @@ from ..crds.models import (
     ProfileNode,
     Remark,
     Repairs,
+    Section,
 )
-from ..crds.names import OF_OTHER_KIND
+from ..crds.names import APPARMOR, OF_OTHER_KIND, SECCOMP, SELINUX
 from ..crds.reasons import Reason
 from ..profiles.parser import plain
 from .drift import Drift
@@ -53,10 +54,10 @@ class Told:
     remarks: Sequence[Remark] = ()
 
 
-def backend(
+def section(
     holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded], told: Told, boot_id: str
-) -> Backend:
-    """Return the AppArmor section: only what the kernel was just read to hold counts as loaded."""
+) -> Section:
+    """Return a backend's section: only what was just read back counts as loaded."""
     profiles: dict[str, str] = {}
     problems = {
         name: Problem(revision=problem.revision, reason=problem.reason, message=plain(problem.message))
@@ -74,7 +75,7 @@ def backend(
         digest = (first.digest or "-")[:DIGEST_LENGTH]
         mark = OF_OTHER_KIND if name in told.of_other_kind else ""
         profiles[name] = f"{holding.revision}{mark}/{first.mode}/{digest}"
-    return Backend(
+    return Section(
         profiles=profiles,
         problems=dict(sorted(problems.items())[:PROBLEMS]),
         orphans={
@@ -91,27 +92,36 @@ def backend(
     )
 
 
-def summary(section: Backend | None) -> str:
+def summary(sections: Mapping[str, Section | None]) -> str:
     """Return the column of `kubectl get profilenodes`: `12/12`, or `11/12, 1 failed`."""
-    if section is None:
+    there = [one for one in sections.values() if one is not None]
+    if not there:
         return "unsupported"
-    wanted = len(section.profiles.keys() | section.problems.keys())
-    told = [f"{len(section.profiles)}/{wanted}"]
-    if section.problems:
-        told.append(f"{len(section.problems)} failed")
-    if section.orphans:
-        told.append(f"{len(section.orphans)} orphaned")
-    if section.remarks:
-        told.append(f"{len(section.remarks)} remark{'' if len(section.remarks) == 1 else 's'}")
+    held = sum(len(one.profiles) for one in there)
+    wanted = sum(len(one.profiles.keys() | one.problems.keys()) for one in there)
+    told = [f"{held}/{wanted}"]
+    if failed := sum(len(one.problems) for one in there):
+        told.append(f"{failed} failed")
+    if orphaned := sum(len(one.orphans) for one in there):
+        told.append(f"{orphaned} orphaned")
+    if remarks := sum(len(one.remarks) for one in there):
+        told.append(f"{remarks} remark{'' if remarks == 1 else 's'}")
     return ", ".join(told)
 
 
 def profile_node(
-    node: str, node_uid: str, boot_id: str, facts: Facts, section: Backend | None
+    node: str, node_uid: str, boot_id: str, facts: Facts, sections: Mapping[str, Section | None]
 ) -> ProfileNode:
     """Return the whole object, owned by the Node so that Kubernetes collects it with the node."""
     owner = OwnerReference(api_version="v1", kind="Node", name=node, uid=node_uid)
     return ProfileNode(
         metadata=Metadata(name=node, owner_references=[owner]),
-        status=NodeStatus(boot_id=boot_id, facts=facts, summary=summary(section), app_armor=section),
+        status=NodeStatus(
+            boot_id=boot_id,
+            facts=facts,
+            summary=summary(sections),
+            app_armor=sections.get(APPARMOR),
+            selinux=sections.get(SELINUX),
+            seccomp=sections.get(SECCOMP),
+        ),
     )

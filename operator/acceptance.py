@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from ..crds.models import Condition, SecurityProfile
+from ..crds.names import SECCOMP, SELINUX
 from ..crds.reasons import Reason
 from ..profiles.check import Accepted
 from .publish import Judgement, Refusal
@@ -40,16 +41,20 @@ def acceptance(profile: SecurityProfile, judged: Judgement, now: datetime) -> Co
 
 
 def _what(profile: SecurityProfile, judged: Accepted) -> str:
-    several = "" if len(judged.names) == 1 else "s"
-    defines = f"defines {len(judged.names)} profile{several}"
+    defines = _defines(profile.spec.type, len(judged.names))
     if profile.spec.template is None:
         return f"the policy {defines}"
     if not judged.kinds:
-        return (
-            "the template is good for common kinds of nodes; it is rendered once a node with AppArmor reports"
-        )
+        return "the template is good for common kinds of nodes; it is rendered once a node can hold it"
     rendered = sum(len(one.facts) for one in judged.texts)
     return (
         f"the template {defines}; it makes {len(judged.texts)} text{'' if len(judged.texts) == 1 else 's'} "
         f"for {rendered} of {len(judged.kinds)} kinds of nodes"
     )
+
+
+def _defines(profile_type: str, number: int) -> str:
+    if profile_type == SECCOMP:
+        return "is one that runtimes know"
+    what = "type" if profile_type == SELINUX else "profile"
+    return f"defines {number} {what}{'' if number == 1 else 's'}"

@@ -21,6 +21,7 @@ from ..crds.models import (
     SecurityProfile,
     Summary,
 )
+from ..crds.names import SECCOMP, SELINUX, seccomp_reference
 from ..crds.reasons import NodeState, Reason
 from .rollout import OnNode, nodes_still_holding, on_nodes
 from .snapshot import Snapshot
@@ -53,12 +54,14 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot) -> ProfileStatus:
     counts = count(states)
     texts = wanted.content.texts if wanted else []
     names = list(dict.fromkeys(name for text in texts for name in text.names))
-    reference = reference_name(profile.metadata.name, names)
+    if profile.spec.type == SECCOMP and wanted:
+        names = [seccomp_reference(profile.metadata.name)]
+    reference = reference_name(profile, names)
     ready = _ready(profile, wanted, counts, states, snapshot)
     return ProfileStatus(
         observed_generation=profile.metadata.generation,
         revision=wanted.content.digest if wanted else "",
-        reference=_reference(reference),
+        reference=_reference(profile.spec.type, reference),
         profiles=names,
         nodes=counts,
         summary=Summary(
@@ -95,14 +98,28 @@ def count(states: list[OnNode]) -> Counts:
     )
 
 
-def reference_name(profile: str, names: list[str]) -> str:
-    """Return the kernel name for pods: the top-level one named like the object, else the first."""
+def reference_name(profile: SecurityProfile, names: list[str]) -> str:
+    """Return the name for pods.
+
+    Of AppArmor the top-level profile named like the object, of SELinux the type that runs processes in the
+    block of that name, else the first of either.
+    """
     top = [name for name in names if "//" not in name]
-    return profile if profile in top else next(iter(top), "")
+    usual = profile.metadata.name
+    if profile.spec.type == SELINUX:
+        usual = f"{usual}.process"
+        top = [name for name in top if name.endswith(".process")] or top
+    return usual if usual in top else next(iter(top), "")
 
 
-def _reference(name: str) -> dict[str, Any]:
-    return {"appArmorProfile": {"type": "Localhost", "localhostProfile": name}} if name else {}
+def _reference(profile_type: str, name: str) -> dict[str, Any]:
+    """Return what a pod has in its securityContext."""
+    if not name:
+        return {}
+    if profile_type == SELINUX:
+        return {"seLinuxOptions": {"type": name}}
+    field = "seccompProfile" if profile_type == SECCOMP else "appArmorProfile"
+    return {field: {"type": "Localhost", "localhostProfile": name}}
 
 
 def _ready(
@@ -124,7 +141,7 @@ def _ready(
         if profile.spec.suspend and (wanted is None or wanted.placement.suspend):
             return _Verdict("False", Reason.SUSPENDED, "spec.suspend holds the new policy back")
         return _Verdict("False", Reason.UPDATING, "what was asked for is being published")
-    return _nodes_ready(counts, states)
+    return _nodes_ready(profile.spec.type, counts, states)
 
 
 def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
@@ -135,11 +152,12 @@ def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
     return _Verdict("False", Reason.TERMINATING, f"{_nodes(len(holding))} still to unload the profile")
 
 
-def _nodes_ready(counts: Counts, states: list[OnNode]) -> _Verdict:
+def _nodes_ready(profile_type: str, counts: Counts, states: list[OnNode]) -> _Verdict:
     of = f"of {_nodes(counts.targeted)}"
     if counts.targeted == 0:
-        lacking = f"; {counts.unsupported} selected without AppArmor" if counts.unsupported else ""
-        return _Verdict("False", Reason.NO_NODES, f"no node with AppArmor is selected{lacking}")
+        module = "seccomp" if profile_type == SECCOMP else profile_type
+        lacking = f"; {counts.unsupported} selected without {module}" if counts.unsupported else ""
+        return _Verdict("False", Reason.NO_NODES, f"no node with {module} is selected{lacking}")
     if counts.failed:
         first = next(one.failure for one in states if one.state is NodeState.FAILED and one.failure)
         return _Verdict(
@@ -154,7 +172,8 @@ def _nodes_ready(counts: Counts, states: list[OnNode]) -> _Verdict:
     if not counts.ready:
         return _Verdict("False", Reason.NODES_UNREACHABLE, f"none {of} is Ready")
     away = f", {counts.unreachable} unreachable" if counts.unreachable else ""
-    return _Verdict("True", Reason.READY, f"verified in the kernel on {counts.ready} {of}{away}")
+    where = "in the kubelet's folder" if profile_type == SECCOMP else "in the kernel"
+    return _Verdict("True", Reason.READY, f"verified {where} on {counts.ready} {of}{away}")
 
 
 def _nodes(number: int) -> str:

@@ -23,10 +23,11 @@ from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from . import drift
-from .agents import Settings, manifest, settings_from
+from .agents import OnNodes, Settings, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .finalizers import finalizers
 from .loop import RETRY_SECONDS, Loop
+from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
 from .snapshot import AgentView, Snapshot, without_text
 from .writes import RemoveFinalizer
@@ -46,25 +47,29 @@ class Controller(Loop[OperatorsCluster]):
 
     Attributes:
         pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
-        health_port: of the agents, on each node's loopback.
+        on_nodes: what an administrator set for the agents.
     """
 
     pod: str = ""
-    health_port: int = 9797
+    on_nodes: OnNodes = field(default_factory=OnNodes)
     settings: Settings | None = None
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str], int] | None = None
-    daemonset_generation: int | None = None
-    daemonset_applied: int | None = None
+    # by name: the generation as it was seen last, and as it was applied last
+    daemonsets: dict[str, int] = field(default_factory=dict[str, int])
+    applied: dict[str, int] = field(default_factory=dict[str, int])
     kinds: Collection[str] = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES, "nodes", "pods")
 
     def read(self, plural: str, body: Mapping[str, Any]) -> Any:
         """Return an object as decisions need it, without the texts: half of the memory, and no way to err."""
         return without_text(super().read(plural, body))
 
-    def daemonset_seen(self, generation: int | None) -> None:
-        """Take note of the agents' DaemonSet; None where it is gone."""
-        self.daemonset_generation = generation
+    def daemonset_seen(self, name: str, generation: int | None) -> None:
+        """Take note of one of the agents' DaemonSets; None where it is gone."""
+        if generation is None:
+            self.daemonsets.pop(name, None)
+        else:
+            self.daemonsets[name] = generation
         self.wake.set()
 
     def elected(self, anew: bool) -> None:
@@ -87,7 +92,8 @@ class Controller(Loop[OperatorsCluster]):
     def snapshot(self) -> Snapshot:
         """Return what is known now."""
         now = datetime.now(UTC)
-        agents = {one.node: one for one in self.pods.values()}
+        # A node has two for a moment as it goes from one kind of agent to the other: the newer one counts.
+        agents = {one.node: one for one in sorted(self.pods.values(), key=lambda one: one.since)}
         # A node without an agent's pod lacks it since this was noticed first: pods leave no trace.
         self.missing = {name: self.missing.get(name, now) for name in self.nodes.keys() - agents.keys()}
         absent = {name: AgentView(name, ready=False, since=since) for name, since in self.missing.items()}
@@ -121,7 +127,11 @@ class Controller(Loop[OperatorsCluster]):
             await self._tell_repairs(snapshot)
         except ClusterFault as fault:
             faults.append(fault)
-        await self._keep_daemonset()
+        try:
+            await self.carry_out(node_labels(snapshot))
+        except ClusterFault as fault:
+            faults.append(fault)
+        await self._keep_daemonsets()
         if faults:
             raise faults[0]
 
@@ -219,14 +229,15 @@ class Controller(Loop[OperatorsCluster]):
 
     # --- the agents ---------------------------------------------------------------------------------------
 
-    async def _keep_daemonset(self) -> None:
-        """Apply the agents' DaemonSet when it is not as it was applied last: its generation tells."""
+    async def _keep_daemonsets(self) -> None:
+        """Apply the agents' DaemonSets when they are not as they were applied last: a generation tells."""
         if not self.pod:
             return
         if self.settings is None:
             own = await self.cluster.own_pod(self.pod)
-            self.settings = settings_from(own, await self.cluster.own_deployment_uid(), self.health_port)
-        if self.daemonset_applied is None or self.daemonset_generation != self.daemonset_applied:
-            self.daemonset_applied = await self.cluster.apply_daemonset(manifest(self.settings))
-            self.daemonset_generation = self.daemonset_applied
-            log.info("agents", generation=self.daemonset_applied, image=self.settings.image)
+            self.settings = settings_from(own, await self.cluster.own_deployment_uid(), self.on_nodes)
+        for name, manifest in manifests(self.settings).items():
+            if name not in self.applied or self.daemonsets.get(name) != self.applied[name]:
+                generation = await self.cluster.apply_daemonset(name, manifest)
+                self.applied[name] = self.daemonsets[name] = generation
+                log.info("agents", name=name, generation=generation, image=self.settings.image)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from ..crds.models import Backend, Placement, ProfileRevision, RevisionSpec, SecurityProfile
+from ..crds.models import Placement, ProfileRevision, RevisionSpec, Section, SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..profiles.check import Accepted
 from .publish import (
@@ -27,7 +27,7 @@ from .snapshot import Snapshot
 from .writes import Collect, CreateRevision, DeleteRevision, Entomb, Extend, Place, Write
 
 
-def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> list[Write]:
+def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]) -> list[Write]:
     """Return the writes that are left to do for a profile, in an order that is safe to stop in anywhere.
 
     `owners` is what `publish.name_owners` gave for the same snapshot.
@@ -44,7 +44,7 @@ def desired(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str
     return writes
 
 
-def publishes(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> bool:
+def publishes(profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]) -> bool:
     """Return whether a profile has accepted content that is not published yet."""
     if profile.metadata.deletion_timestamp or profile.spec.suspend or not _is_taken_note_of(profile):
         return False
@@ -143,10 +143,10 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
         if not profile.metadata.deletion_timestamp or profile.metadata.uid in speaking
     }
     needed: dict[str, ProfileRevision] = {}
-    for section in _sections(snapshot):
+    for profile_type, section in _sections(snapshot):
         for profile, orphan in section.orphans.items():
             if orphan.installation and orphan.installation == snapshot.store.installation:
-                stone = tombstone(profile, orphan)
+                stone = tombstone(profile, profile_type, orphan)
                 if orphan.uid not in alive:
                     needed[stone.metadata.name] = stone
     there = {name: one.spec for name, one in snapshot.revisions.items() if one.spec.content == NO_CONTENT}
@@ -165,12 +165,13 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
 
 def _held_unpublished(profile: str, contents: set[tuple[str, str]], snapshot: Snapshot) -> bool:
     """Return whether a node holds content of a profile that no revision carries any more."""
-    held = (section.profiles.get(profile) for section in _sections(snapshot))
+    held = (section.profiles.get(profile) for _, section in _sections(snapshot))
     return any(entry is not None and (profile, entry.partition("/")[0]) not in contents for entry in held)
 
 
-def _sections(snapshot: Snapshot) -> list[Backend]:
-    return [one.status.app_armor for one in snapshot.reports.values() if one.status.app_armor]
+def _sections(snapshot: Snapshot) -> list[tuple[str, Section]]:
+    """Return what each backend of each node reported, with the type of its profiles."""
+    return [pair for one in snapshot.reports.values() for pair in one.status.sections.items()]
 
 
 def collected(snapshot: Snapshot) -> list[Write]:
@@ -218,4 +219,4 @@ def _settled(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
 
 def _held(profile: str, snapshot: Snapshot) -> set[str]:
     """Return the digest of what each node holds of a profile."""
-    return {section.profiles.get(profile, "").partition("/")[0] for section in _sections(snapshot)}
+    return {section.profiles.get(profile, "").partition("/")[0] for _, section in _sections(snapshot)}

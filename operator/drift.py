@@ -29,8 +29,8 @@ def counts(snapshot: Snapshot) -> dict[tuple[str, str], int]:
     return {
         (node, profile): repairs.count
         for node, report in snapshot.reports.items()
-        if report.status.app_armor
-        for profile, repairs in report.status.app_armor.repairs.items()
+        for section in report.status.sections.values()
+        for profile, repairs in section.repairs.items()
     }
 
 
@@ -38,17 +38,17 @@ def news(before: Counts, snapshot: Snapshot) -> list[Repaired]:
     """Return what was repaired since `before`; an agent that started again counts from one."""
     found: list[Repaired] = []
     for (node, profile), count in sorted(counts(snapshot).items()):
-        section = snapshot.reports[node].status.app_armor
-        if section is None or count == before.get((node, profile), 0):
+        if count == before.get((node, profile), 0):
             continue
+        sections = snapshot.reports[node].status.sections.values()
+        message = next(one.repairs[profile].message for one in sections if profile in one.repairs)
         times = f"{count} time{'' if count == 1 else 's'}"
         found.append(
             Repaired(
                 node,
                 profile,
                 count,
-                f"{node}: {section.repairs[profile].message}; it is loaded again "
-                f"({times} since that node's agent started)",
+                f"{node}: {message}; it is loaded again ({times} since that node's agent started)",
             )
         )
     return found

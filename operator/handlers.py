@@ -16,7 +16,6 @@ from typing import Any
 import kopf
 
 from ..crds.names import (
-    AGENT,
     AGENT_COMPONENT,
     GROUP,
     LABEL_COMPONENT,
@@ -25,6 +24,7 @@ from ..crds.names import (
     SECURITY_PROFILES,
     VERSION,
 )
+from .agents import AGENTS
 from .loop import Loop
 
 # Where the kubelet puts a pod's credentials.
@@ -39,13 +39,13 @@ async def run(  # noqa: PLR0913 - most are given by name
     work: Sequence[Work],
     namespace: str,
     *,
-    daemonset_seen: Callable[[int | None], None] | None = None,
+    daemonset_seen: Callable[[str, int | None], None] | None = None,
     liveness: str | None = None,
     before_end: Work | None = None,
 ) -> None:
     """Run kopf for a loop until SIGTERM, or until one of the works has ended; all of them have ended then.
 
-    `daemonset_seen` is told of the agents' DaemonSet; `liveness` is where the kubelet asks; `before_end` is
+    `daemonset_seen` is told of the agents' DaemonSets; `liveness` is where the kubelet asks; `before_end` is
     done after SIGTERM, while everything still runs: kopf cancels whatever runs as it ends.
     """
     registry, memo, stop = kopf.OperatorRegistry(), kopf.Memo(), asyncio.Event()
@@ -164,11 +164,14 @@ def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:
 
 
 def _register_daemonset(
-    registry: kopf.OperatorRegistry, daemonset_seen: Callable[[int | None], None]
+    registry: kopf.OperatorRegistry, daemonset_seen: Callable[[str, int | None], None]
 ) -> None:
-    @kopf.on.event("apps", "v1", "daemonsets", field="metadata.name", value=AGENT, registry=registry)
-    async def seen(event: Any, meta: Any, **_: Any) -> None:
-        daemonset_seen(None if event["type"] == "DELETED" else meta.get("generation"))
+    def ours(value: str, **_: Any) -> bool:
+        return value in AGENTS
+
+    @kopf.on.event("apps", "v1", "daemonsets", field="metadata.name", value=ours, registry=registry)
+    async def seen(event: Any, meta: Any, name: str, **_: Any) -> None:
+        daemonset_seen(name, None if event["type"] == "DELETED" else meta.get("generation"))
 
 
 def in_cluster() -> kopf.ConnectionInfo | None:

@@ -14,6 +14,7 @@ from lightkube.core.exceptions import ConfigError
 
 from ..crds.logs import configure
 from . import handlers
+from .agents import OnNodes
 from .controller import Controller
 from .election import Election
 from .operators_cluster import OperatorsCluster
@@ -29,7 +30,11 @@ async def run() -> None:
         cluster=cluster,
         leads=election.leads,
         pod=pod,
-        health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
+        on_nodes=OnNodes(
+            health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
+            kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
+            priority=int(os.environ.get("SELINUX_PRIORITY", "400")),
+        ),
     )
     election.changed = controller.elected
     try:

@@ -14,14 +14,13 @@ from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.admissionregistration_v1 import ValidatingWebhookConfiguration
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import ConfigMap, Event, Pod
+from lightkube.resources.core_v1 import ConfigMap, Event, Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.models import ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
 from ..crds.names import (
     ADMISSION,
     ADMISSION_AUTHORITY,
-    AGENT,
     API_VERSION,
     FIELD_MANAGER,
     FINALIZER,
@@ -29,7 +28,7 @@ from ..crds.names import (
     OPERATOR,
 )
 from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, Revisions, fault
-from .writes import AddFinalizer, RemoveFinalizer, Write
+from .writes import AddFinalizer, LabelNode, RemoveFinalizer, Write
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class OperatorsCluster(Cluster):
                 if once_withdrawn and await self._is_published(profile):
                     return False
                 await self._finalizers(profile, there=False)
+            case LabelNode(node, labels):
+                # As long as the node is there at all: it may have gone meanwhile.
+                await self.client.patch(
+                    Node, node, {"metadata": {"labels": dict(labels)}}, patch_type=PatchType.MERGE
+                )
             case _:
                 return await super()._write(write)
         return True
@@ -150,8 +154,8 @@ class OperatorsCluster(Cluster):
             raise fault("the operator's own Deployment can't be read", error) from error
         return (deployment.metadata.uid if deployment.metadata else None) or ""
 
-    async def apply_daemonset(self, manifest: dict[str, Any]) -> int:
-        """Make the agents' DaemonSet as the manifest says; return its generation.
+    async def apply_daemonset(self, name: str, manifest: dict[str, Any]) -> int:
+        """Make one of the agents' DaemonSets as the manifest says; return its generation.
 
         Raises:
             ClusterFault: the API did not take it.
@@ -159,7 +163,7 @@ class OperatorsCluster(Cluster):
         try:
             applied = await self.client.patch(
                 DaemonSet,
-                AGENT,
+                name,
                 manifest,
                 namespace=self.namespace,
                 patch_type=PatchType.APPLY,
@@ -167,7 +171,7 @@ class OperatorsCluster(Cluster):
                 force=True,
             )
         except (httpx2.HTTPError, OSError) as error:
-            raise fault("the agents' DaemonSet was not applied", error) from error
+            raise fault(f"the DaemonSet {name} was not applied", error) from error
         return (applied.metadata.generation if applied.metadata else None) or 0
 
     async def shown_authority(self) -> bytes:

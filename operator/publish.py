@@ -54,20 +54,16 @@ class Judged(Snapshot):
     judgements: Mapping[str, Judgement] = field(default_factory=dict[str, Judgement])
 
 
-def policy_of(spec: ProfileSpec) -> str:
-    """Return the policy of whichever block is set."""
-    block = spec.app_armor or spec.selinux or spec.seccomp
-    return block.policy if block else ""
-
-
 def content_digest(profile: SecurityProfile) -> str:
     """Return the digest that names the content which the user asks for now."""
     template = profile.spec.template
     return names.digest(
         profile.spec.type,
-        policy_of(profile.spec),
+        profile.spec.policy,
         profile.spec.mode,
         allow_attachment=_attaches(profile.spec),
+        allow_host_types=_speaks_of_host(profile.spec),
+        requires=_requires(profile.spec),
         values=None if template is None else template.values,
     )
 
@@ -76,7 +72,17 @@ def _attaches(spec: ProfileSpec) -> bool:
     return spec.app_armor is not None and spec.app_armor.allow_attachment
 
 
-def judgement(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, str]) -> Judgement | None:
+def _speaks_of_host(spec: ProfileSpec) -> bool:
+    return spec.selinux is not None and spec.selinux.allow_host_types
+
+
+def _requires(spec: ProfileSpec) -> list[str]:
+    return spec.selinux.requires if spec.selinux else []
+
+
+def judgement(
+    profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]
+) -> Judgement | None:
     """Return whether the profile may be published; None while its text is not judged yet.
 
     `owners` is what `name_owners` gave for the same snapshot.
@@ -84,13 +90,14 @@ def judgement(profile: SecurityProfile, snapshot: Judged, owners: Mapping[str, s
     judged = judged_text(profile, snapshot)
     if not isinstance(judged, Accepted):
         return judged
+    what = "type" if profile.spec.type == names.SELINUX else "profile"
     for name in judged.names:
-        owner = owners.get(name, profile.metadata.name)
+        owner = owners.get((profile.spec.type, name), profile.metadata.name)
         if owner != profile.metadata.name:
             return Refusal(
                 Reason.NAME_CLASH,
-                f"SecurityProfile {owner} already holds the kernel name {name}, and a kernel has one profile "
-                "of a name; rename the profile in this policy, or delete the other",
+                f"SecurityProfile {owner} already holds the kernel name {name}, and a kernel has one {what} "
+                f"of a name; rename the {what} in this policy, or delete the other",
             )
     return judged
 
@@ -114,9 +121,10 @@ def unjudged_kinds(profile: SecurityProfile, snapshot: Judged) -> set[str]:
     if profile.spec.template is None:
         return set()
     judged = judged_text(profile, snapshot)
+    kinds = snapshot.kinds[profile.spec.type].keys()
     if isinstance(judged, Refusal):  # for all kinds that were there: another one may do
-        return set() if snapshot.kinds.keys() <= judged.kinds else set(snapshot.kinds)
-    return set(snapshot.kinds) - (judged.kinds if judged else frozenset())
+        return set() if kinds <= judged.kinds else set(kinds)
+    return set(kinds) - (judged.kinds if judged else frozenset())
 
 
 def merged(before: Accepted, more: Accepted) -> Accepted:
@@ -179,12 +187,12 @@ def _without(one: Unrendered, kinds: set[str]) -> Unrendered:
     return msgspec.structs.replace(one, facts=[key for key in one.facts if key not in kinds])
 
 
-def name_owners(snapshot: Judged) -> dict[str, str]:
-    """Return the SecurityProfile that owns each kernel name.
+def name_owners(snapshot: Judged) -> dict[tuple[str, str], str]:
+    """Return the SecurityProfile that owns each kernel name, by the type of its profiles and the name.
 
     Who holds a name (a revision of its defines it) keeps it; ties go to the older, then to the smaller UID.
     """
-    best: dict[str, tuple[bool, str, str, str]] = {}
+    best: dict[tuple[str, str], tuple[bool, str, str, str]] = {}
     for profile in snapshot.profiles.values():
         judged = judged_text(profile, snapshot)
         asked = set(judged.names) if isinstance(judged, Accepted) else set[str]()
@@ -192,7 +200,8 @@ def name_owners(snapshot: Judged) -> dict[str, str]:
         metadata = profile.metadata
         for name in asked | held:
             rank = (name not in held, metadata.creation_timestamp, metadata.uid, metadata.name)
-            best[name] = min(rank, best.get(name, rank))
+            key = profile.spec.type, name
+            best[key] = min(rank, best.get(key, rank))
     return {name: rank[3] for name, rank in best.items()}
 
 
@@ -231,6 +240,8 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: 
                 mode=profile.spec.mode,
                 texts=list(accepted.texts),
                 allow_attachment=_attaches(profile.spec),
+                allow_host_types=_speaks_of_host(profile.spec),
+                requires=_requires(profile.spec),
             ),
             unrendered=list(accepted.unrendered),
             placement=placement(profile),
@@ -238,7 +249,7 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: 
     )
 
 
-def tombstone(profile: str, orphan: Orphan) -> ProfileRevision:
+def tombstone(profile: str, profile_type: str, orphan: Orphan) -> ProfileRevision:
     """Return the revision that tells agents of the end of a SecurityProfile."""
     return ProfileRevision(
         metadata=Metadata(
@@ -247,7 +258,7 @@ def tombstone(profile: str, orphan: Orphan) -> ProfileRevision:
         spec=RevisionSpec(
             profile=profile,
             profile_uid=orphan.uid,
-            type="AppArmor",
+            type=profile_type,
             contract=names.CONTRACT,
             installation=orphan.installation,
             placement=Placement(sequence=0, withdrawn=True),

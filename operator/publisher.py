@@ -64,7 +64,8 @@ class Publisher(Loop[AdmissionsCluster]):
         """
         snapshot = self.snapshot()
         asked = {content_digest(profile) for profile in snapshot.profiles.values()}
-        self.judging.forget(asked, snapshot.kinds)  # also while waiting: the webhook is asked of all
+        there = {key for kinds in snapshot.kinds.values() for key in kinds}
+        self.judging.forget(asked, there)  # also while waiting: the webhook is asked of all
         if not self.leads():
             return
         self._judge(snapshot)
@@ -87,7 +88,7 @@ class Publisher(Loop[AdmissionsCluster]):
             raise faults[0]
 
     async def _keep_profile(
-        self, name: str, profile: SecurityProfile, snapshot: Judged, owners: dict[str, str]
+        self, name: str, profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]
     ) -> None:
         await self.carry_out(desired(profile, snapshot, owners))
         judged = judgement(profile, snapshot, owners)
@@ -113,10 +114,11 @@ class Publisher(Loop[AdmissionsCluster]):
         for profile in snapshot.profiles.values():
             if profile.metadata.deletion_timestamp is not None:
                 continue
-            kinds = {key: snapshot.kinds[key] for key in unjudged_kinds(profile, snapshot)}
+            there = snapshot.kinds[profile.spec.type]
+            kinds = {key: there[key] for key in unjudged_kinds(profile, snapshot)}
             digest = content_digest(profile)
             if self.judging.is_due_again(digest):
-                wanted.setdefault(digest, (profile, snapshot.kinds))
+                wanted.setdefault(digest, (profile, there))
             elif kinds or judged_text(profile, snapshot) is None:
                 wanted.setdefault(digest, (profile, kinds))
         for digest, (profile, kinds) in wanted.items():

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import msgspec
 
 from ..crds.models import SecurityProfile
-from ..crds.reasons import Reason
 from ..profiles.check import described
 from .publish import Judged, Refusal, judgement, name_owners
 from .publisher import Publisher
@@ -41,11 +40,9 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
     Raises:
         NodeFault: the parser or the renderer can't be run.
     """
-    kinds = publisher.snapshot().kinds
+    kinds = publisher.snapshot().kinds[profile.spec.type]
     judged = await publisher.judging.judged(profile, kinds, again=True)
     if isinstance(judged, Refusal):
-        if judged.reason is Reason.TYPE_NOT_SERVED:  # no fault of its author's: a later version will load it
-            return Answer(warnings=_cut([judged.message]))
         return Answer(refused=judged.message)
     snapshot = _with(profile, publisher.snapshot())
     verdict = judgement(profile, snapshot, name_owners(snapshot))

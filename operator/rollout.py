@@ -9,12 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ..crds.facts import supports
 from ..crds.models import Failure, ProfileNode, RevisionSpec
 from ..crds.reasons import NodeState, Reason
 from .snapshot import AgentView, NodeView, Snapshot
 
 # An agent that is upgraded, or an API server that restarts, must not make every profile flap.
 AGENT_DOWN_AFTER = timedelta(seconds=90)
+# The kernel's words for a profile that only logs: AppArmor's, SELinux' for a domain.
+_LENIENT = ("complain", "permissive")
+# It is Hauberk's turn, or another profile's, not the node's.
+_WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ def on_nodes(wanted: RevisionSpec, snapshot: Snapshot) -> list[OnNode]:
 def _on_node(wanted: RevisionSpec, node: NodeView, snapshot: Snapshot) -> OnNode:
     report = snapshot.reports.get(node.name)
     current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
-    if current and current.status.app_armor is None:
+    if current and not supports(current.status.facts, wanted.type):
         return OnNode(node.name, NodeState.UNSUPPORTED)
-    holds = held(wanted.profile, current)
+    holds = held(wanted, current)
     if not node.ready:
         return OnNode(
             node.name,
@@ -66,26 +71,25 @@ def _on_node(wanted: RevisionSpec, node: NodeView, snapshot: Snapshot) -> OnNode
 
 def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) -> OnNode:
     profile, content = wanted.profile, wanted.content
-    if report is None or report.status.app_armor is None:
+    section = report.status.section(wanted.type) if report else None
+    if section is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
-    revision, kernel_mode = held(profile, report)
-    problem = report.status.app_armor.problems.get(profile)
+    revision, kernel_mode = held(wanted, report)
+    problem = section.problems.get(profile)
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
-    if revision == content.digest and (kernel_mode == "complain") == (content.mode == "Complain"):
+    if revision == content.digest and (kernel_mode in _LENIENT) == (content.mode != "Enforce"):
         return OnNode(node.name, NodeState.READY, failure, revision)
-    if problem and problem.reason == Reason.AWAITING_RENDER:
-        return OnNode(
-            node.name, NodeState.UPDATING, failure, revision
-        )  # it is Hauberk's turn, not the node's
+    if problem and problem.reason in _WAITING:
+        return OnNode(node.name, NodeState.UPDATING, failure, revision)
     if problem and problem.revision == content.digest:
         return OnNode(node.name, NodeState.FAILED, failure, revision)
     return OnNode(node.name, NodeState.UPDATING, None, revision)
 
 
-def held(profile: str, report: ProfileNode | None) -> tuple[str, str]:
+def held(wanted: RevisionSpec, report: ProfileNode | None) -> tuple[str, str]:
     """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    section = report.status.app_armor if report else None
-    entry = section.profiles.get(profile, "") if section else ""
+    section = report.status.section(wanted.type) if report else None
+    entry = section.profiles.get(wanted.profile, "") if section else ""
     revision, _, rest = entry.partition("/")
     return revision, rest.partition("/")[0]
 
@@ -106,9 +110,9 @@ def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:
     holding: dict[str, str] = {}
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)
-        section = report.status.app_armor if report else None
         reachable = node.ready and not agent_down(node, snapshot.agents.get(name), snapshot.now)
-        if reachable and section and profile in section.profiles:
-            problem = section.problems.get(profile)
-            holding[name] = problem.message if problem else ""
+        for section in report.status.sections.values() if report and reachable else ():
+            if profile in section.profiles:
+                problem = section.problems.get(profile)
+                holding[name] = problem.message if problem else ""
     return holding

@@ -16,6 +16,7 @@ import msgspec
 
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision, SecurityProfile
+from ..crds.names import TYPES
 from ..crds.nodes import has_kernel
 
 
@@ -86,12 +87,16 @@ class Snapshot:
     store: Store = Store()
 
     @cached_property
-    def kinds(self) -> dict[str, Facts]:
-        """Return the kinds of nodes with AppArmor, by `facts_key`: templates are rendered for these."""
-        facts = [
-            one.status.facts for _, one in sorted(self.reports.items()) if one.status.app_armor is not None
-        ]
-        return {facts_key(one): one for one in facts}
+    def kinds(self) -> dict[str, dict[str, Facts]]:
+        """Return the kinds of nodes that hold each type of profile, by `facts_key`.
+
+        Templates are rendered for these.
+        """
+        found: dict[str, dict[str, Facts]] = {one: {} for one in TYPES}
+        for _, report in sorted(self.reports.items()):
+            for profile_type in report.status.sections:
+                found[profile_type][facts_key(report.status.facts)] = report.status.facts
+        return found
 
     def revisions_of(self, profile: SecurityProfile) -> list[ProfileRevision]:
         """Return the profile's own revisions, the wanted one first."""

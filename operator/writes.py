@@ -5,6 +5,7 @@ Decided by `finalizers` (the operator) and by `desired` (the admission); `cluste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile, Text, Unrendered
@@ -70,7 +71,25 @@ class Entomb:
     tombstone: ProfileRevision
 
 
-Write = AddFinalizer | RemoveFinalizer | CreateRevision | Extend | Place | DeleteRevision | Collect | Entomb
+@dataclass(frozen=True)
+class LabelNode:
+    """Set labels of Hauberk's on a Node, or take those away that are None."""
+
+    node: str
+    labels: Mapping[str, str | None]
+
+
+Write = (
+    AddFinalizer
+    | RemoveFinalizer
+    | LabelNode
+    | CreateRevision
+    | Extend
+    | Place
+    | DeleteRevision
+    | Collect
+    | Entomb
+)
 
 
 def object_of(write: Write) -> str:
@@ -80,5 +99,5 @@ def object_of(write: Write) -> str:
             return profile.metadata.name
         case CreateRevision(revision) | Extend(revision) | Collect(revision) | Entomb(revision):
             return revision.metadata.name
-        case Place(name) | DeleteRevision(name):
+        case Place(name) | DeleteRevision(name) | LabelNode(name):
             return name

@@ -1,8 +1,8 @@
 """Decides whether a policy may be published: the one place where a text is refused before any node sees it.
 
-Called by the operator for every SecurityProfile whose text it has not judged yet. `check` asks the real
-parser; the rules beside it are pure and give a fault for the first thing that is wrong, in the order in
-which a reader would fix it.
+Called by the admission for every SecurityProfile whose text it has not judged yet. `check` asks the real
+parser of its type; the rules beside it are pure and give a fault for the first thing that is wrong, in the
+order in which a reader would fix it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 from ..crds.errors import InputFault
 from ..crds.facts import facts_key, visible
-from ..crds.models import AppArmor, Facts, ProfileSpec, Text, Unrendered
+from ..crds.models import AppArmor, Facts, ProfileSpec, SELinux, Text, Unrendered
 from ..crds.names import PROTECTED, text_id, top_level
 from ..crds.reasons import Reason
 from . import compiled, seccomp, selinux
-from .advice import Looked, advice
+from .advice import Looked
+from .advice import advice as advice_on
 from .includes import refuse_includes, refuse_spelling, with_included
-from .kinds import COMMON
+from .kinds import COMMON_OF
 from .parser import Parser, fault_message
 from .rendering import Renderer
 from .secilc import Secilc
@@ -31,6 +32,8 @@ POLICY_BYTES = 128 * 1024
 TEXTS, TEXTS_BYTES = 64, 1 << 20
 VALUES_BYTES = 64 * 1024
 NAMES = 64
+# The schema of ProfileRevisions says the same.
+MODULE_NAMES = 256
 # What a profile may be in the kernel; unconfined is judged by `refuse_unconfined`.
 _MODES = frozenset({"enforce", "complain", "kill", "unconfined"})
 _COMMENT = re.compile(r"#[^\n]*")
@@ -72,7 +75,7 @@ class Judge:
 
 
 async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> Accepted:
-    """Return the texts of a profile's policy; `kinds`: of nodes, by their `facts_key`.
+    """Return the texts of a profile's policy; `kinds`: of nodes that hold its type, by their `facts_key`.
 
     Without any node that is known a template is tried on common ones, and passes with no text yet.
 
@@ -80,36 +83,49 @@ async def check(spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]) -> 
         InputFault: it is refused, a template for all kinds of nodes; the message says by whom, why, what to
         do. NodeFault: the parser or the renderer itself could not be run.
     """
-    if spec.type != "AppArmor" or spec.app_armor is None:
-        await _check_unserved(spec, judge)
-        raise InputFault(
-            Reason.TYPE_NOT_SERVED,
-            f"Hauberk does not load profiles of type {spec.type} yet; only AppArmor is served",
-        )
-    policy = spec.app_armor.policy
-    _refuse_size(policy)
+    _refuse_size(spec.policy)
     if spec.template is None:
-        defined = await check_text(policy, spec.app_armor, judge.parser)
-        advised = _advised(policy, defined, spec.app_armor, judge.parser, kinds)
-        text = Text(id=text_id(policy), text=policy, names=[one.name for one in defined])
-        return Accepted((text,), advice=tuple(advised))
+        found, advised = await _judged(spec.policy, spec, judge, kinds)
+        return Accepted(
+            (Text(id=text_id(spec.policy), text=spec.policy, names=found),), advice=tuple(advised)
+        )
     if kinds:
-        return await _check_template(policy, spec.app_armor, spec.template.values, judge, kinds)
-    common = {facts_key(facts): facts for facts in COMMON}
-    tried = await _check_template(policy, spec.app_armor, spec.template.values, judge, common)
+        return await _check_template(spec, spec.template.values, judge, kinds)
+    common = {facts_key(facts): facts for facts in COMMON_OF[spec.type]}
+    tried = await _check_template(spec, spec.template.values, judge, common)
     return Accepted(advice=tried.advice)
 
 
-async def _check_unserved(spec: ProfileSpec, judge: Judge) -> None:
-    """Refuse a text that no later version could load either; templates are not rendered yet."""
-    block = spec.selinux or spec.seccomp
-    if block is None or spec.template is not None:
-        return
-    _refuse_size(block.policy)
+async def _judged(
+    policy: str, spec: ProfileSpec, judge: Judge, kinds: Mapping[str, Facts]
+) -> tuple[list[str], list[str]]:
+    """Return the names that a text defines in a kernel, and what is advised; seccomp has no names."""
+    if spec.app_armor:
+        defined = await check_text(policy, spec.app_armor, judge.parser)
+        return [one.name for one in defined], _advised(policy, defined, spec.app_armor, judge.parser, kinds)
     if spec.selinux:
-        await selinux.check_text(block.policy, judge.secilc)
-    else:
-        seccomp.check_text(block.policy)
+        return await _judged_module(policy, spec.selinux, judge.secilc)
+    seccomp.check_text(policy)
+    return [], []
+
+
+async def _judged_module(policy: str, wanted: SELinux, secilc: Secilc) -> tuple[list[str], list[str]]:
+    _refuse_size(policy)
+    module = await selinux.check_text(policy, secilc, allow_host_types=wanted.allow_host_types)
+    names = list(module.types or module.blocks)
+    if len(names) > MODULE_NAMES:
+        raise InputFault(
+            Reason.POLICY_TOO_LARGE,
+            f"the module declares {len(names)} types, at most {MODULE_NAMES} are allowed; split it up",
+        )
+    if wanted.mode == "Enforce":
+        return names, []
+    if not module.types:
+        raise InputFault(
+            Reason.MODE_MISMATCH,
+            "the module declares no type that could be permissive; leave spec.selinux.mode out",
+        )
+    return names, ["spec.selinux.mode is Permissive: what the policy does not allow is logged, and allowed"]
 
 
 async def check_text(policy: str, wanted: AppArmor, parser: Parser) -> list[compiled.Defined]:
@@ -132,18 +148,18 @@ def _advised(
     policy: str, defined: list[compiled.Defined], wanted: AppArmor, parser: Parser, kinds: Mapping[str, Facts]
 ) -> list[str]:
     named = {described(facts): facts for facts in kinds.values()}
-    return advice(Looked(policy, with_included(policy, parser.base), defined, wanted.mode), named)
+    return advice_on(Looked(policy, with_included(policy, parser.base), defined, wanted.mode), named)
 
 
 async def _check_template(
-    policy: str, wanted: AppArmor, values: Mapping[str, Any], judge: Judge, kinds: Mapping[str, Facts]
+    spec: ProfileSpec, values: Mapping[str, Any], judge: Judge, kinds: Mapping[str, Facts]
 ) -> Accepted:
     if len(json.dumps(values)) > VALUES_BYTES:
         raise InputFault(
             Reason.POLICY_TOO_LARGE, f"spec.template.values has more than {VALUES_BYTES} bytes as JSON"
         )
     contexts = [{**visible(facts), "values": values} for facts in kinds.values()]
-    rendered = await judge.renderer.render(policy, contexts, POLICY_BYTES)
+    rendered = await judge.renderer.render(spec.policy, contexts, POLICY_BYTES)
     of_text: dict[str, list[str]] = {}
     faults: list[tuple[list[str], InputFault]] = []
     for key, one in zip(kinds, rendered, strict=True):
@@ -155,13 +171,12 @@ async def _check_template(
     advised: dict[str, None] = {}  # each sentence once, in order
     for text, keys in of_text.items():
         try:
-            defined = await check_text(text, wanted, judge.parser)
+            found, advice = await _judged(text, spec, judge, {key: kinds[key] for key in keys})
         except InputFault as fault:
             faults.append((keys, fault))
         else:
-            texts.append(Text(id=text_id(text), facts=keys, text=text, names=[one.name for one in defined]))
-            own = {key: kinds[key] for key in keys}
-            advised |= dict.fromkeys(_advised(text, defined, wanted, judge.parser, own))
+            texts.append(Text(id=text_id(text), facts=keys, text=text, names=found))
+            advised |= dict.fromkeys(advice)
     if faults and not texts:
         keys, fault = faults[0]
         raise InputFault(fault.reason, f"for {described(kinds[keys[0]])}: {fault.message}")

@@ -6,7 +6,8 @@ those of the distributions' kernels, by the names in /sys/kernel/security/apparm
 
 from __future__ import annotations
 
-from ..crds.models import AppArmorFacts, Facts, OperatingSystem, Runtime
+from ..crds.models import AppArmorFacts, Facts, OperatingSystem, Runtime, SELinuxFacts
+from ..crds.names import APPARMOR, SECCOMP, SELINUX
 
 _UPSTREAM = (
     *("capability", "caps", "domain", "file", "mount", "namespaces", "namespaces/profile", "network_v8"),
@@ -24,7 +25,19 @@ def _kind(system: OperatingSystem, kernel: str, features: tuple[str, ...], abi: 
         kernel=kernel,
         arch="x86_64",
         app_armor=AppArmorFacts(features=sorted(features), enabled=True, host_parser=abi),
+        seccomp=True,
         runtime=Runtime(name="containerd", version="1.7.24"),
+    )
+
+
+def _with_selinux(system: OperatingSystem, kernel: str) -> Facts:
+    return Facts(
+        os=system,
+        kernel=kernel,
+        arch="x86_64",
+        selinux=SELinuxFacts(policy="targeted", mls=True, mode="enforcing"),
+        seccomp=True,
+        runtime=Runtime(name="cri-o", version="1.32.0"),
     )
 
 
@@ -34,3 +47,11 @@ COMMON = (
     _kind(OperatingSystem(id="ubuntu", version="22.04", like="debian"), "5.15.0", _JAMMY, "3.0"),
     _kind(OperatingSystem(id="ubuntu", version="24.04", like="debian"), "6.8.0", _NOBLE, "4.0"),
 )
+_SELINUX = (
+    _with_selinux(OperatingSystem(id="fedora", version="43"), "6.17.0"),
+    _with_selinux(OperatingSystem(id="rhel", version="9.6", like="fedora"), "5.14.0"),
+    _with_selinux(OperatingSystem(id="rhel", version="10.0", like="centos fedora"), "6.12.0"),
+)
+
+# By the type of profiles that their kernels hold.
+COMMON_OF = {APPARMOR: COMMON, SELINUX: _SELINUX, SECCOMP: (*COMMON, *_SELINUX)}

@@ -30,6 +30,7 @@ from .statements import class_permissions, ioctl_numbers, refuse_class, refuse_f
 HOST_ATTRIBUTES = frozenset(
     {
         *("domain", "container_domain", "container_net_domain", "container_user_domain"),
+        *("container_system_domain",),
         *("svirt_sandbox_domain", "sandbox_net_domain", "mcs_constrained_type"),
         *("file_type", "container_file_type", "svirt_file_type"),
     }

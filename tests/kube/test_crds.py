@@ -952,8 +952,8 @@ SPECS = [
         suspend=True,
         adopt=True,
     ),
-    models.ProfileSpec(type="SELinux", selinux=models.Policy(policy="(block demo)")),
-    models.ProfileSpec(type="Seccomp", seccomp=models.Policy(policy="{}")),
+    models.ProfileSpec(type="SELinux", selinux=models.SELinux(policy="(block demo)")),
+    models.ProfileSpec(type="Seccomp", seccomp=models.Seccomp(policy="{}")),
 ]
 STATUS = models.ProfileStatus(
     observed_generation=1,
@@ -1041,7 +1041,7 @@ NODE = models.ProfileNode(
             runtime=models.Runtime(name="containerd", version="1.7.24"),
         ),
         summary="1/2, 1 failed",
-        app_armor=models.Backend(
+        app_armor=models.Section(
             profiles={"demo": "7c9d1f2ab3/enforce/0123456789"},
             problems={"other": models.Problem(revision="7c9d1f2ab3", reason="LoadFailed", message="line 3")},
             orphans={"lost": models.Orphan(uid="4b0f6e9a", installation="0f1e2d3c")},

@@ -533,7 +533,7 @@ class Agent:
         await self.cluster.write(
             models.ProfileNode(
                 metadata=models.Metadata(name=node, labels={key: value}),
-                status=models.NodeStatus(boot_id="b", app_armor=models.Backend()),
+                status=models.NodeStatus(boot_id="b", app_armor=models.Section()),
             )
         )
 

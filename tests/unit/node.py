@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hauberk.daemonset.host import Host
+from hauberk.daemonset.selinuxfs import SELinuxFS
 from hauberk.profiles import compiled
 from hauberk.profiles.parser import Parser, Run
 
@@ -54,6 +55,8 @@ class Tree:
             state=root / "state",
             proc=root / "proc",
             os_release=root / "os-release",
+            seccomp=root / "kubelet/seccomp",
+            selinux=SELinuxFS(root / "host"),
         )
         self.put(root / "security/lsm", "lockdown,capability,apparmor,bpf")
         self.put(self.host.apparmor / ".replace", "")

@@ -11,11 +11,11 @@ import pytest
 from hauberk.crds.errors import Fault, InputFault, NodeFault
 from hauberk.crds.names import PROTECTED
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset import adoption, holdings
+from hauberk.daemonset import adoption
 from hauberk.daemonset.adoption import Original
 from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.cache import Cache
-from hauberk.daemonset.holdings import Holding
+from hauberk.daemonset.holdings import Holding, Records
 from hauberk.daemonset.host import Host
 from hauberk.daemonset.plan import Load, Persist, Prune, Release, Remove, mismatch, stale_names
 from hauberk.profiles import compiled
@@ -37,7 +37,7 @@ def step(text: str = OURS, profile: str = "ours", *, adopt: bool = True) -> Load
 
 async def load(backend: AppArmor, *steps: Load) -> dict[str, Holding | Exception]:
     """Return what came of steps that are loaded at once, by profile; what was loaded is persisted."""
-    before, _ = holdings.read(backend.host)
+    before, _ = Records(backend.host, "apparmor").read()
     ready = [await backend.prepare(one) for one in steps]
     outcome = await backend.load(ready, before)
     for one in outcome.values():
@@ -263,7 +263,7 @@ async def test_a_removal_gives_it_back(tree: Tree, backend: AppArmor, loader: Lo
     assert loader.runs[-1] == ["p", "p//c"]
     assert tree.names == {"p", "p//c", "other"}
     assert adoption.read(tree.host, "ours") == []
-    assert holdings.read(tree.host) == ({}, [])
+    assert Records(tree.host, "apparmor").read() == ({}, [])
     assert tree.removed == b"new"  # the host's are never out of the kernel
 
 
@@ -355,7 +355,7 @@ async def test_a_kernel_that_does_not_take_it_back_keeps_the_record(
     loader.refused.add("p//c")
     with pytest.raises(Fault):
         await backend.remove(Remove(one), {})
-    assert set(holdings.read(tree.host)[0]) == {"ours"}
+    assert set(Records(tree.host, "apparmor").read()[0]) == {"ours"}
     assert "p" in tree.names
     loader.refused.clear()
     await backend.remove(Remove(one), {})
@@ -373,13 +373,13 @@ async def test_a_removal_that_was_cut_off_goes_on_and_takes_nothing_of_the_hosts
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((AppArmor, stop, killed) if stop.startswith("_") else (holdings, stop, killed)))
+        patch.setattr(*((AppArmor, stop, killed) if stop.startswith("_") else (Records, stop, killed)))
         with pytest.raises(KeyboardInterrupt):
             await backend.remove(Remove(one), {})
-    assert holdings.read(tree.host) == ({"ours": one}, [])
+    assert Records(tree.host, "apparmor").read() == ({"ours": one}, [])
     await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
-    assert holdings.read(tree.host) == ({}, [])
+    assert Records(tree.host, "apparmor").read() == ({}, [])
 
 
 # --- by force ----------------------------------------------------------------------------------------------

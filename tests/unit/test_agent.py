@@ -25,15 +25,16 @@ from hauberk.crds.models import (
 )
 from hauberk.crds.names import CONTRACT, text_id
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset import agent as agents
-from hauberk.daemonset import holdings
-from hauberk.daemonset.agent import Agent, Refused
+from hauberk.daemonset import reconciler as reconcilers
+from hauberk.daemonset.agent import Agent
 from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.cache import Cache
 from hauberk.daemonset.cluster import Cluster, NodeObject
 from hauberk.daemonset.compiling import Compiling
 from hauberk.daemonset.drift import REPAIRS
+from hauberk.daemonset.holdings import Records
 from hauberk.daemonset.plan import Key
+from hauberk.daemonset.reconciler import Refused
 from hauberk.profiles.sandbox import Run
 
 from tests.unit.node import Loader, Newer, Tree
@@ -86,9 +87,10 @@ class Node:
     def start(self) -> None:
         """Start a new agent, as after the end of the one before: it has only the disk to know from."""
         self.backend = AppArmor(self.tree.host, self.loader, Cache(self.tree.host, "compiler"))
-        self.agent = Agent(self.tree.host, cast("Cluster", None), self.backend, "n1")
-        self.compiling = Compiling(self.backend.prepare, self.agent._failed, self.agent.wake)
-        self.agent._remember()
+        self.agent = Agent(self.tree.host, cast("Cluster", None), [self.backend], "n1")
+        self.loop = self.agent.reconcilers["AppArmor"]
+        self.compiling = Compiling(self.backend.prepare, self.loop._failed, self.loop.wake)
+        self.loop._remember()
         node = NodeObject(metadata=Metadata(name="n1", uid="uid-n1", labels={"pool": "a"}))
         self.agent._node_seen({"n1": node})
 
@@ -99,11 +101,11 @@ class Node:
         """Go round until there is nothing to wait for but time."""
         async with asyncio.timeout(20):
             while True:
-                await self.agent.reconcile(self.backend, self.compiling)
-                self.agent._report(self.agent._section(self.backend))
+                await self.loop.reconcile(self.compiling)
+                self.loop._tell()
                 if not self.compiling.tasks and not self.compiling.ready:
                     return
-                await self.agent._wait(self.compiling.due())
+                await self.loop._wait(self.compiling.due())
 
     async def given(self, *revisions: ProfileRevision) -> None:
         self.shows(*revisions)
@@ -111,7 +113,7 @@ class Node:
 
     def time_passes(self) -> None:
         """Let all that is waited for be due."""
-        for one in self.agent.refused.values():
+        for one in self.loop.refused.values():
             if one.until != float("inf"):
                 one.until = time.monotonic() - 1
 
@@ -145,9 +147,9 @@ async def test_what_is_wanted_is_loaded_in_one_run_recorded_and_reported(node: N
     await node.given(*(revision(name) for name in "abc"))
     assert [sorted(run) for run in node.loader.runs] == [["a", "b", "c"]]
     assert node.profiles == dict.fromkeys("abc", "d1")
-    assert set(holdings.read(node.tree.host)[0]) == set("abc")
-    assert holdings.announced(node.tree.host) == []  # settled: all of it is recorded
-    assert not node.agent.unrecorded
+    assert set(Records(node.tree.host, "apparmor").read()[0]) == set("abc")
+    assert Records(node.tree.host, "apparmor").announced() == []  # settled: all of it is recorded
+    assert not node.loop.unrecorded
     runs = len(node.loader.runs)
     await node.settle()
     assert len(node.loader.runs) == runs
@@ -197,7 +199,7 @@ async def test_an_update_is_loaded_and_what_it_gave_up_goes(node: Node):
     await node.given(revision(text=text), revision(digest="d2", sequence=2))
     assert node.tree.names == {"p"}
     assert node.profiles == {"p": "d2"}
-    assert holdings.read(node.tree.host)[0]["p"].former == []
+    assert Records(node.tree.host, "apparmor").read()[0]["p"].former == []
 
 
 async def test_a_withdrawn_profile_goes_also_when_its_revision_went_meanwhile(node: Node):
@@ -227,16 +229,16 @@ async def test_what_comes_while_it_is_loaded_is_not_lost(node: Node, monkeypatch
 async def test_a_try_that_comes_due_while_the_report_is_made_is_not_slept_over(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(agents, "RETRY_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(reconcilers, "RETRY_SECONDS", (0.3, 0.3))
     node.loader.refused.add("p")
     await node.given(revision())
-    (refused,) = node.agent.refused.values()
+    (refused,) = node.loop.refused.values()
     node.loader.refused.clear()
     await asyncio.sleep(max(0.0, refused.until - time.monotonic()))
-    node.agent._section(node.backend)  # what the loop does after its last round
-    node.agent.wake.clear()
+    node.loop._tell()  # what the loop does after its last round
+    node.loop.wake.clear()
     async with asyncio.timeout(2):  # and not LOOK_SECONDS
-        await node.agent._wait(float("inf"))
+        await node.loop._wait(float("inf"))
     await node.settle()
     assert node.profiles == {"p": "d1"}
 
@@ -246,7 +248,7 @@ async def test_a_problem_is_told_until_it_is_mended_and_not_until_the_next_try(n
     await node.given(revision())
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.time_passes()
-    node.agent._report(node.agent._section(node.backend))
+    node.loop._tell()
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.tree.host.remove("p")
     await node.settle()
@@ -258,11 +260,11 @@ def test_what_fails_for_ever_is_tried_for_ever(node: Node, reason: Reason):
     """A pod that runs for hours keeps a deleted profile in use for hours."""
     key = Key("remove", "p", "d1")
     for _ in range(3000):
-        node.agent._refuse(key, reason, "still")
-    wait = node.agent.refused[key].until - time.monotonic()
-    low, high = agents.IN_USE_SECONDS if reason is Reason.IN_USE else agents.RETRY_SECONDS
+        node.loop._refuse(key, reason, "still")
+    wait = node.loop.refused[key].until - time.monotonic()
+    low, high = reconcilers.IN_USE_SECONDS if reason is Reason.IN_USE else reconcilers.RETRY_SECONDS
     assert low - 1 < wait <= high
-    assert node.agent.refused[key].failures == 3000
+    assert node.loop.refused[key].failures == 3000
 
 
 async def test_what_stood_in_the_way_of_the_old_word_does_not_of_the_new(node: Node):
@@ -287,8 +289,8 @@ async def test_what_is_not_recorded_stays_announced(node: Node):
     blocked.unlink()
     node.time_passes()
     await node.settle()
-    assert (node.problems, set(holdings.read(node.tree.host)[0])) == ({}, {"p"})
-    assert holdings.announced(node.tree.host) == []
+    assert (node.problems, set(Records(node.tree.host, "apparmor").read()[0])) == ({}, {"p"})
+    assert Records(node.tree.host, "apparmor").announced() == []
 
 
 # --- drift -------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ async def test_a_fight_is_paused_and_told_and_counted(node: Node):
         await node.settle()
     assert node.problems == {"p": Reason.CONTESTED}
     assert node.profiles == {"p": "d1", "calm": "d1"}  # it is loaded all the same
-    assert node.agent.drifts["p"].count == REPAIRS + 1
+    assert node.loop.drifts["p"].count == REPAIRS + 1
     node.tree.host.remove("p")
     await node.settle()
     assert "p" not in node.tree.names  # left alone for a while
@@ -310,7 +312,7 @@ async def test_a_fight_is_paused_and_told_and_counted(node: Node):
     node.time_passes()
     await node.settle()
     assert "p" in node.tree.names
-    assert node.agent.drifts.keys() == {"p"}
+    assert node.loop.drifts.keys() == {"p"}
 
 
 async def test_a_reboot_is_no_drift(node: Node):
@@ -319,7 +321,7 @@ async def test_a_reboot_is_no_drift(node: Node):
     node.start()
     await node.given(revision())
     assert node.tree.names == {"p"}
-    assert node.agent.drifts == {}
+    assert node.loop.drifts == {}
 
 
 # --- by force ----------------------------------------------------------------------------------------------
@@ -334,7 +336,7 @@ async def released(node: Node) -> None:
     await node.given(revision(withdrawn=True, force=True))
     assert node.profiles == {}
     assert node.tree.names == {"p"}
-    assert node.agent.holdings["p"].released
+    assert node.loop.holdings["p"].released
 
 
 async def test_by_force_what_is_in_use_is_released_and_goes_with_its_last_task(node: Node):
@@ -347,7 +349,7 @@ async def test_by_force_what_is_in_use_is_released_and_goes_with_its_last_task(n
     node.time_passes()
     await node.settle()
     assert node.tree.names == set()
-    assert holdings.read(node.tree.host) == ({}, [])
+    assert Records(node.tree.host, "apparmor").read() == ({}, [])
 
 
 async def test_what_was_released_stays_released_over_the_agents_end(node: Node):
@@ -374,14 +376,14 @@ async def test_a_reboot_ends_what_was_released(node: Node):
     node.start()
     await node.given()
     assert node.tree.names == set()
-    assert (holdings.read(node.tree.host), node.profiles, node.problems) == (({}, []), {}, {})
+    assert (Records(node.tree.host, "apparmor").read(), node.profiles, node.problems) == (({}, []), {}, {})
 
 
 async def test_what_was_released_is_loaded_anew_for_who_wants_it(node: Node):
     await released(node)
     await node.given(revision(uid="new", text=MORE.format("p"), digest="d2"))
     assert node.profiles == {"p": "d2"}
-    assert not node.agent.holdings["p"].released
+    assert not node.loop.holdings["p"].released
 
 
 async def test_what_was_released_is_no_last_good_one(node: Node):
@@ -433,7 +435,7 @@ async def test_a_load_that_was_cut_off_is_made_good(
     await node.given(*shown)
     assert node.profiles == {"p": "d2"}
     assert node.problems == {}
-    assert set(holdings.read(node.tree.host)[0]) == {"p"}
+    assert set(Records(node.tree.host, "apparmor").read()[0]) == {"p"}
     loads = [one for one in node.loader.runs if one == ["p"]]
     assert loads
     raw = await node.loader.compile(MORE.format("p"), "Enforce")
@@ -461,7 +463,7 @@ async def test_an_update_that_was_cut_off_and_is_refused_then_leaves_the_last_go
     node.start()
     key = Key("load", "p", "d2")
     problem = Problem(revision="d2", reason=Reason.LOAD_FAILED, message="no")
-    node.agent.refused[key] = Refused(problem, float("inf"))
+    node.loop.refused[key] = Refused(problem, float("inf"))
     await node.given(*shown)
     assert node.profiles == {"p": "d1"}
     assert node.problems == {"p": Reason.LOAD_FAILED}

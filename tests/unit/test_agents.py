@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hauberk.crds.names import AGENT, OPERATOR
+from hauberk.crds.names import AGENT, AGENT_SELINUX, LABEL_AGENT, OPERATOR
 from hauberk.daemonset.compiling import AT_ONCE
+from hauberk.daemonset.semodule import LIMITS
 from hauberk.operator import judging
-from hauberk.operator.agents import Settings, manifest, settings_from
+from hauberk.operator.agents import OnNodes, Settings, manifests, settings_from
 from hauberk.profiles.sandbox import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,19 @@ ROOT = Path(__file__).parents[2]
 PLAIN = Settings(namespace="hauberk-system", image="registry.example/hauberk:1", owner_uid="uid-1")
 
 
+def manifest(given: Settings, name: str = AGENT) -> dict[str, Any]:
+    return manifests(given)[name]
+
+
 @pytest.fixture
 def pod() -> dict[str, Any]:
     return manifest(PLAIN)["spec"]["template"]["spec"]
+
+
+@pytest.fixture
+def privileged() -> dict[str, Any]:
+    """Return the pod of the agent for nodes with SELinux."""
+    return manifest(PLAIN, AGENT_SELINUX)["spec"]["template"]["spec"]
 
 
 def test_its_only_privilege_is_mac_admin(pod: dict[str, Any]):
@@ -41,13 +52,60 @@ def test_its_only_privilege_is_mac_admin(pod: dict[str, Any]):
     assert "hostIPC" not in pod
 
 
-def test_it_sees_four_paths_of_the_host(pod: dict[str, Any]):
+def test_it_sees_five_paths_of_the_host(pod: dict[str, Any]):
     paths = {volume["hostPath"]["path"]: volume["name"] for volume in pod["volumes"]}
-    assert set(paths) == {"/sys/kernel/security", "/etc/apparmor.d", "/var/lib/hauberk", "/etc/os-release"}
+    assert set(paths) == {
+        "/sys/kernel/security",
+        "/etc/apparmor.d",
+        "/var/lib/hauberk",
+        "/var/lib/kubelet/seccomp",
+        "/etc/os-release",
+    }
     mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
     assert set(mounts) == set(paths.values())
     assert mounts[paths["/etc/os-release"]]["readOnly"] is True
     assert all("mountPropagation" not in mount for mount in mounts.values())
+
+
+def test_that_of_selinux_runs_the_nodes_own_semodule_in_the_nodes_own_root(privileged: dict[str, Any]):
+    (container,) = privileged["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "privileged": True,
+        "readOnlyRootFilesystem": True,
+    }
+    paths = {volume["hostPath"]["path"]: volume["name"] for volume in privileged["volumes"]}
+    assert set(paths) == {"/sys/kernel/security", "/"}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert mounts[paths["/"]] == {
+        "name": paths["/"],
+        "mountPath": "/host",
+        "mountPropagation": "HostToContainer",
+    }
+    assert {"name": "WHOLE_HOST", "value": "true"} in container["env"]
+    assert privileged["terminationGracePeriodSeconds"] > LIMITS.seconds
+
+
+def test_a_node_has_one_of_the_two(pod: dict[str, Any], privileged: dict[str, Any]):
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    expression = {"key": LABEL_AGENT, "operator": "NotIn", "values": ["selinux"]}
+    assert terms == {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+    assert privileged["nodeSelector"] == {"kubernetes.io/os": "linux", LABEL_AGENT: "selinux"}
+    selectors = [made["spec"]["selector"]["matchLabels"] for made in manifests(PLAIN).values()]
+    assert selectors[0] != selectors[1]
+
+
+@pytest.mark.parametrize("name", [AGENT, AGENT_SELINUX])
+def test_what_an_administrator_sets_reaches_the_agents(name: str):
+    given = Settings("n", "i", "u", on_nodes=OnNodes(kubelet="/data/kubelet", priority=300))
+    pod = manifest(given, name)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"name": "KUBELET_DIR", "value": "/data/kubelet"} in container["env"]
+    if name == AGENT:
+        assert "/data/kubelet/seccomp" in [volume["hostPath"]["path"] for volume in pod["volumes"]]
+    else:
+        assert {"name": "SELINUX_PRIORITY", "value": "300"} in container["env"]
 
 
 def test_it_comes_before_everything_else(pod: dict[str, Any]):
@@ -79,22 +137,28 @@ def test_the_admission_has_room_for_the_parsers_that_it_runs():
 
 
 def test_it_goes_with_the_operator():
-    metadata = manifest(PLAIN)["metadata"]
-    assert (metadata["name"], metadata["namespace"]) == (AGENT, "hauberk-system")
+    for name, made in manifests(PLAIN).items():
+        metadata = made["metadata"]
+        assert (metadata["name"], metadata["namespace"]) == (name, "hauberk-system")
+        _owned(metadata)
+
+
+def _owned(metadata: dict[str, Any]) -> None:
     assert metadata["ownerReferences"] == [
         {"apiVersion": "apps/v1", "kind": "Deployment", "name": OPERATOR, "uid": "uid-1"}
     ]
 
 
 def test_its_selector_matches_its_pods():
-    spec = manifest(PLAIN)["spec"]
-    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    for made in manifests(PLAIN).values():
+        spec = made["spec"]
+        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
 def test_its_probes_ask_the_port_that_it_serves():
-    container = manifest(Settings("n", "i", "u", health_port=1234))["spec"]["template"]["spec"]["containers"][
-        0
-    ]
+    container = manifest(Settings("n", "i", "u", on_nodes=OnNodes(1234)))["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     assert {"name": "HEALTH_PORT", "value": "1234"} in container["env"]
     for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
         assert container[probe]["httpGet"] == {"host": "127.0.0.1", "port": 1234, "path": path}
@@ -142,12 +206,13 @@ def test_the_operators_pod_implies_the_settings():
     pod = own_pod(
         {"name": "operator", "image": "i:1", "imagePullPolicy": "Never"}, imagePullSecrets=[{"name": "s"}]
     )
-    assert settings_from(pod, "uid", 99) == Settings("ns", "i:1", "uid", "Never", ["s"], 99)
+    on_nodes = OnNodes(99)
+    assert settings_from(pod, "uid", on_nodes) == Settings("ns", "i:1", "uid", "Never", ["s"], on_nodes)
     assert settings_from(
-        own_pod({"name": "operator", "image": "i"}, imagePullSecrets=None), "u", 1
-    ) == Settings("ns", "i", "u", health_port=1)
+        own_pod({"name": "operator", "image": "i"}, imagePullSecrets=None), "u", OnNodes()
+    ) == Settings("ns", "i", "u")
 
 
 def test_a_sidecar_that_was_put_in_front_is_not_taken_for_the_operator():
     pod = own_pod({"name": "proxy", "image": "mesh"}, {"name": "operator", "image": "i:1"})
-    assert settings_from(pod, "uid", 99).image == "i:1"
+    assert settings_from(pod, "uid", OnNodes()).image == "i:1"

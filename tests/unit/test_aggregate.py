@@ -37,7 +37,23 @@ from hypothesis import strategies as st
     ],
 )
 def test_the_reference_is_the_profile_named_like_the_object(names: list[str], reference: str):
-    assert reference_name("p", names) == reference
+    profile = SecurityProfile(metadata=Metadata(name="p"), spec=ProfileSpec(type="AppArmor"))
+    assert reference_name(profile, names) == reference
+
+
+@pytest.mark.parametrize(
+    ("names", "reference"),
+    [
+        ([], ""),
+        (["p.file", "p.process"], "p.process"),
+        (["a.process", "p.process"], "p.process"),
+        (["a.file", "a.process", "b.process"], "a.process"),
+        (["a.domain", "a.file"], "a.domain"),
+    ],
+)
+def test_the_reference_of_a_module_is_the_type_that_runs_processes(names: list[str], reference: str):
+    profile = SecurityProfile(metadata=Metadata(name="p"), spec=ProfileSpec(type="SELinux"))
+    assert reference_name(profile, names) == reference
 
 
 @given(st.lists(st.sampled_from(NodeState)))

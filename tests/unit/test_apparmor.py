@@ -11,10 +11,9 @@ import msgspec
 import pytest
 from hauberk.crds.errors import Fault, InputFault, NodeFault
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset import holdings
 from hauberk.daemonset.apparmor import AppArmor, boot_file, boot_revision, permissive
 from hauberk.daemonset.cache import Cache
-from hauberk.daemonset.holdings import Holding
+from hauberk.daemonset.holdings import Holding, Records
 from hauberk.daemonset.host import Host
 from hauberk.daemonset.plan import Load, Persist, Prune, Release, Remove, mismatch
 from hauberk.profiles.parser import Parser
@@ -61,7 +60,7 @@ async def loaded(
 
 async def held(backend: AppArmor, *steps: Load) -> Holding:
     """Return the record of a profile that was loaded and persisted."""
-    before, _ = holdings.read(backend.host)
+    before, _ = Records(backend.host, "apparmor").read()
     records, faults = await loaded(backend, *steps or [step()], held=before)
     assert faults == {}
     for one in records.values():
@@ -121,7 +120,7 @@ async def test_a_text_that_is_refused_loads_and_records_nothing(
     with pytest.raises(InputFault) as caught:
         await backend.prepare(step(text))
     assert caught.value.reason is reason
-    assert (loader.runs, tree.names, holdings.announced(tree.host)) == ([], set(), [])
+    assert (loader.runs, tree.names, Records(tree.host, "apparmor").announced()) == ([], set(), [])
 
 
 async def test_a_text_that_is_slow_is_kept_from_the_boot(
@@ -167,7 +166,7 @@ async def test_what_the_kernel_holds_already_is_not_loaded(
     assert records["p"].modes == dict.fromkeys(("p", "p//c"), mode.lower())
     assert records["p"].boot_id == BOOT
     assert loader.runs == [["q"]]
-    assert [one.profile for one in holdings.announced(tree.host)] == ["q"]
+    assert [one.profile for one in Records(tree.host, "apparmor").announced()] == ["q"]
 
 
 async def test_without_hashes_a_kernel_that_lists_the_names_proves_nothing(tree: Tree, backend: AppArmor):
@@ -226,7 +225,7 @@ async def test_a_refused_update_leaves_what_the_kernel_has(tree: Tree, backend: 
     _, faults = await loaded(backend, step("profile p { capability kill, }"), held={"p": before})
     assert set(faults) == {"p"}
     assert mismatch(before, tree.host.kernel(), BOOT) == ""
-    assert holdings.read(tree.host) == ({"p": before}, [])
+    assert Records(tree.host, "apparmor").read() == ({"p": before}, [])
 
 
 @pytest.mark.parametrize("others", [[], ["a"]])
@@ -311,22 +310,22 @@ async def test_a_load_is_announced_before_the_kernel_has_it(
     take = Tree.take
 
     def taken(tree: Tree, policy: bytes, **hashes: bool) -> None:
-        announced.append([one.profile for one in holdings.announced(tree.host)])
+        announced.append([one.profile for one in Records(tree.host, "apparmor").announced()])
         take(tree, policy, **hashes)
 
     monkeypatch.setattr(Tree, "take", taken)
     records, _ = await loaded(backend, *simple("a", "b"))
     assert announced == [["a", "b"], ["a", "b"]]
-    assert holdings.announced(tree.host) == list(records.values())
-    assert holdings.read(tree.host) == ({}, [])  # nothing is recorded by a load
+    assert Records(tree.host, "apparmor").announced() == list(records.values())
+    assert Records(tree.host, "apparmor").read() == ({}, [])  # nothing is recorded by a load
 
 
 async def test_announcements_add_up_until_they_are_settled(tree: Tree, backend: AppArmor):
     first, _ = await loaded(backend, *simple("a"))
     await loaded(backend, *simple("b"), held=first)
-    assert [one.profile for one in holdings.announced(tree.host)] == ["a", "b"]
+    assert [one.profile for one in Records(tree.host, "apparmor").announced()] == ["a", "b"]
     backend.settle([], [])
-    assert holdings.announced(tree.host) == []
+    assert Records(tree.host, "apparmor").announced() == []
 
 
 async def test_a_disk_that_takes_no_announcement_does_not_stop_a_load(tree: Tree, backend: AppArmor):
@@ -381,7 +380,7 @@ async def test_what_is_persisted_is_known_again_and_forgotten(
     assert backend.boot_files() == {}
     one = await held(backend, step(mode=mode))
     assert backend.boot_files() == {"p": one.revision}
-    assert holdings.read(tree.host) == ({"p": one}, [])
+    assert Records(tree.host, "apparmor").read() == ({"p": one}, [])
     link = tree.host.policies / "force-complain/hauberk.p"
     assert link.is_symlink() is (mode == "Complain")
     text = (tree.host.policies / "hauberk.p").read_text()
@@ -391,7 +390,7 @@ async def test_what_is_persisted_is_known_again_and_forgotten(
     assert await loader.compile(text, mode) == await loader.compile(TEXT, mode)
     await backend.remove(Remove(one), {})
     assert (backend.boot_files(), link.is_symlink()) == ({}, False)
-    assert holdings.read(tree.host) == ({}, [])
+    assert Records(tree.host, "apparmor").read() == ({}, [])
     assert tree.names == set()
 
 
@@ -565,7 +564,7 @@ async def test_nothing_is_removed_while_a_task_is_confined(tree: Tree, backend: 
         await backend.remove(Remove(one), {})
     assert caught.value.reason is Reason.IN_USE
     assert tree.removed == b""
-    assert set(holdings.read(tree.host)[0]) == {"p"}
+    assert set(Records(tree.host, "apparmor").read()[0]) == {"p"}
     assert backend.boot_files() == {"p": one.revision}
     tree.end_task(7)
     tree.end_task(8)
@@ -578,7 +577,7 @@ async def test_what_is_not_there_is_removed_already(tree: Tree, backend: AppArmo
     tree.reboot()
     await backend.remove(Remove(one), {})
     assert tree.removed == b""
-    assert (holdings.read(tree.host), backend.boot_files()) == (({}, []), {})
+    assert (Records(tree.host, "apparmor").read(), backend.boot_files()) == (({}, []), {})
 
 
 async def test_a_prune_removes_only_what_it_was_told(tree: Tree, backend: AppArmor):
@@ -588,7 +587,7 @@ async def test_a_prune_removes_only_what_it_was_told(tree: Tree, backend: AppArm
     assert tree.removed == b"old"
     assert pruned.former == []
     await backend.persist(Persist(pruned))
-    assert holdings.read(tree.host) == ({"p": pruned}, [])
+    assert Records(tree.host, "apparmor").read() == ({"p": pruned}, [])
 
 
 async def test_a_disk_that_keeps_the_file_is_told(backend: AppArmor, monkeypatch: pytest.MonkeyPatch):
@@ -630,9 +629,9 @@ async def test_a_released_profile_does_not_come_back_at_the_boot(tree: Tree, rel
     released = await releasing.release(Release(one), {})
     await releasing.persist(Persist(released))
     assert not (tree.host.policies / "hauberk.p").exists()
-    assert holdings.read(tree.host) == ({"p": released}, [])
+    assert Records(tree.host, "apparmor").read() == ({"p": released}, [])
     await releasing.remove(Remove(released), {})
-    assert (tree.names, holdings.read(tree.host)) == (set(), ({}, []))
+    assert (tree.names, Records(tree.host, "apparmor").read()) == (set(), ({}, []))
 
 
 async def test_what_earlier_texts_left_in_use_is_released_too(tree: Tree, releasing: AppArmor):

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hauberk.crds.errors import Fault, InputFault
 from hauberk.crds.facts import facts_key
-from hauberk.crds.models import AppArmor, Facts, OperatingSystem, Policy, ProfileSpec, Template
+from hauberk.crds.models import AppArmor, Facts, OperatingSystem, ProfileSpec, Seccomp, SELinux, Template
 from hauberk.crds.names import PROTECTED, text_id
 from hauberk.crds.reasons import Reason
 from hauberk.profiles.check import POLICY_BYTES, Accepted, Judge, check, refuse_defined, refuse_text
 from hauberk.profiles.compiled import Defined
 from hauberk.profiles.includes import includes
-from hauberk.profiles.kinds import COMMON
+from hauberk.profiles.kinds import COMMON, COMMON_OF
 from hauberk.profiles.parser import Parser, fault_message
 from hauberk.profiles.rendering import Renderer
 from hypothesis import HealthCheck, given, settings
@@ -185,15 +185,52 @@ async def test_a_child_of_someone_elses_profile_is_refused(parser: Parser):
         await check(spec("profile host//child { }"), Judge(parser, Renderer()), {})
 
 
-async def test_other_types_are_not_served(parser: Parser):
-    for one in (
-        ProfileSpec(type="SELinux", selinux=Policy(policy="(block x)")),
-        ProfileSpec(type="Seccomp", seccomp=Policy(policy='{"defaultAction": "SCMP_ACT_ERRNO"}')),
-        ProfileSpec(type="AppArmor"),
-    ):
-        with pytest.raises(InputFault, match="only AppArmor is served") as caught:
-            await check(one, Judge(parser, Renderer()), {})
-        assert caught.value.reason is Reason.TYPE_NOT_SERVED
+MODULE = "(block x (type process) (roletype system_r process))"
+
+
+async def test_a_module_has_its_types_as_names_and_a_seccomp_profile_none(parser: Parser):
+    module = ProfileSpec(type="SELinux", selinux=SELinux(policy=MODULE))
+    assert (await check(module, Judge(parser, Renderer()), {})).names == ("x.process",)
+    filtered = ProfileSpec(type="Seccomp", seccomp=Seccomp(policy='{"defaultAction": "SCMP_ACT_ERRNO"}'))
+    accepted = await check(filtered, Judge(parser, Renderer()), {})
+    assert (accepted.names, len(accepted.texts)) == ((), 1)
+
+
+async def test_what_others_inherit_has_its_blocks_as_names(parser: Parser):
+    policy = "(block base (blockabstract base) (type process))"
+    one = ProfileSpec(type="SELinux", selinux=SELinux(policy=policy, allow_host_types=True))
+    assert (await check(one, Judge(parser, Renderer()), {})).names == ("base",)
+    block = SELinux(policy=policy, allow_host_types=True, mode="Permissive")
+    lenient = ProfileSpec(type="SELinux", selinux=block)
+    with pytest.raises(InputFault, match="declares no type that could be permissive") as caught:
+        await check(lenient, Judge(parser, Renderer()), {})
+    assert caught.value.reason is Reason.MODE_MISMATCH
+
+
+async def test_a_permissive_module_comes_with_a_warning(parser: Parser):
+    one = ProfileSpec(type="SELinux", selinux=SELinux(policy=MODULE, mode="Permissive"))
+    (sentence,) = (await check(one, Judge(parser, Renderer()), {})).advice
+    assert "spec.selinux.mode is Permissive" in sentence
+
+
+@pytest.mark.parametrize("kind", ["SELinux", "Seccomp"])
+async def test_templates_of_every_type_are_tried_on_common_kinds_and_rendered_for_those_there(
+    parser: Parser, kind: str
+):
+    if kind == "SELinux":
+        block = SELinux(policy="{% if selinux.policy == 'targeted' %}" + MODULE + "{% endif %}")
+        spec = ProfileSpec(type=kind, selinux=block, template=Template())
+    else:
+        text = '{"defaultAction": "{{ values.action }}"}'
+        template = Template(values={"action": "SCMP_ACT_ERRNO"})
+        spec = ProfileSpec(type=kind, seccomp=Seccomp(policy=text), template=template)
+    async with Renderer() as renderer:
+        judge = Judge(parser, renderer)
+        assert (await check(spec, judge, {})).texts == ()
+        kinds = {facts_key(one): one for one in COMMON_OF[kind]}
+        accepted = await check(spec, judge, kinds)
+    assert accepted.kinds == kinds.keys()
+    assert accepted.names == (("x.process",) if kind == "SELinux" else ())
 
 
 @pytest.mark.parametrize(("letter", "count"), [("x", POLICY_BYTES + 1), ("ä", POLICY_BYTES // 2 + 1)])

@@ -87,10 +87,14 @@ def test_all_three_types_raw_and_in_yaml(tmp_path: Path):
     ]
 
 
-def test_what_has_no_agents_yet_is_a_warning(tmp_path: Path):
+def test_modules_and_filters_are_judged_like_profiles(tmp_path: Path):
     (tmp_path / "web.cil").write_text("(block web (blockinherit container))\n")
+    (tmp_path / "web.json").write_text('{"defaultAction": "SCMP_ACT_ERRNO"}\n')
+    assert run(str(tmp_path)) == (0, "", "2 profiles: nothing to say\n")
+    (tmp_path / "bad.cil").write_text("(block bad (type t) (allow etc_t .bad.t (file (read))))\n")
+    (tmp_path / "bad.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}\n')
     code, out, _ = run(str(tmp_path))
-    assert (code, ": warning: Hauberk does not load profiles of type SELinux yet" in out) == (0, True)
+    assert (code, "[StatementRefused]" in out, "[PolicyEmpty]" in out) == (1, True, True)
 
 
 def test_warnings_are_errors_only_where_asked(tmp_path: Path):

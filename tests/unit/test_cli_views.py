@@ -19,7 +19,6 @@ from hauberk.crds.facts import facts_key
 from hauberk.crds.models import (
     AppArmor,
     AppArmorFacts,
-    Backend,
     Condition,
     Content,
     Facts,
@@ -38,6 +37,7 @@ from hauberk.crds.models import (
     Repairs,
     RevisionSpec,
     Runtime,
+    Section,
     SecurityProfile,
     SELinuxFacts,
     Summary,
@@ -76,7 +76,7 @@ def node(name: str, *, ready: bool = True, boot: str = BOOT, **labels: str) -> N
 
 
 def report(name: str, held: str = "", facts: Facts = DEBIAN, boot: str = BOOT, **more: object) -> ProfileNode:
-    section = Backend(profiles={"web": held} if held else {}, **more)  # pyright: ignore[reportArgumentType]
+    section = Section(profiles={"web": held} if held else {}, **more)  # pyright: ignore[reportArgumentType]
     status = NodeStatus(boot_id=boot, facts=facts, app_armor=section if facts.app_armor.enabled else None)
     return ProfileNode(metadata=Metadata(name=name), status=status)
 

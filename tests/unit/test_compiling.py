@@ -15,7 +15,7 @@ import pytest
 from hauberk.crds.errors import InputFault
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import compiling as module
-from hauberk.daemonset.apparmor import Prepared
+from hauberk.daemonset.apparmor import CompiledText
 from hauberk.daemonset.cache import Compiled
 from hauberk.daemonset.compiling import AT_ONCE, GATHER_SECONDS, Compiling
 from hauberk.daemonset.holdings import Holding
@@ -28,9 +28,9 @@ def step(profile: str, **fields: Any) -> Load:
     return dataclasses.replace(Load(profile, "u", "d1", "Enforce", text=profile), **fields)
 
 
-def prepared(one: Load) -> Prepared:
+def prepared(one: Load) -> CompiledText:
     holding = Holding(one.profile, one.uid, one.revision, one.mode, one.text, {}, [], "", boots=True)
-    return Prepared(one, holding, Compiled(b"", slow=False))
+    return CompiledText(one, holding, Compiled(b"", slow=False))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.compiling = Compiling(self.prepare, self.failed, self.wake)
 
-    async def prepare(self, one: Load, slot: AbstractAsyncContextManager[object]) -> Prepared:
+    async def prepare(self, one: Load, slot: AbstractAsyncContextManager[object]) -> CompiledText:
         if one.profile in self.known:
             return prepared(one)
         async with slot:
@@ -266,7 +266,7 @@ async def test_a_failure_is_told_once_and_wakes_the_loop(bench: Bench):
 
 
 async def test_a_bug_is_told_as_a_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    def broken(_: Load) -> Prepared:
+    def broken(_: Load) -> CompiledText:
         raise KeyError("a bug")
 
     monkeypatch.setattr("tests.unit.test_compiling.prepared", broken)

@@ -160,6 +160,7 @@ def test_an_agent_may_do_no_more_than_it_does():
         (GROUP, "profilenodes", "patch"),
         ("", "nodes", "list"),
         ("", "nodes", "watch"),
+        ("", "pods", "list"),
     }
 
 
@@ -241,7 +242,7 @@ def test_the_webhook_is_where_its_configuration_says():
     assert (rule["apiGroups"], rule["resources"]) == ([GROUP], ["securityprofiles"])
 
 
-LIFTING = {"adopt", "allow-attachment", "force-delete"}
+LIFTING = {"adopt", "allow-attachment", "allow-host-types", "force-delete"}
 
 
 def test_each_role_of_people_takes_in_the_one_before():
@@ -316,6 +317,7 @@ def test_each_flag_that_lifts_a_guard_has_its_verb():
     assert [verb for check in checks for verb in re.findall(r"check\('([a-z-]+)'\)", check)] == [
         "adopt",
         "allow-attachment",
+        "allow-host-types",
         "force-delete",
     ]
     for each in policy["validations"]:
@@ -326,11 +328,17 @@ def test_each_flag_that_lifts_a_guard_has_its_verb():
     assert f"'{FORCE_DELETE}'" in variables["wasForced"]
     assert "oldObject.spec" in variables["adopted"]
     assert "oldObject.spec" in variables["attached"]
+    assert "oldObject.spec" in variables["ofHostTypes"]
 
 
 def test_every_policy_is_in_force():
     policies = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ValidatingAdmissionPolicy"}
-    assert policies == {"hauberk-own-node-only", "hauberk-guarded-flags", "hauberk-accepted-only"}
+    assert policies == {
+        "hauberk-own-node-only",
+        "hauberk-own-labels-only",
+        "hauberk-guarded-flags",
+        "hauberk-accepted-only",
+    }
     for name in policies:
         assert one("ValidatingAdmissionPolicy", name)["spec"]["failurePolicy"] == "Fail"
         binding = one("ValidatingAdmissionPolicyBinding", name)["spec"]
@@ -351,7 +359,12 @@ def test_the_page_on_security_names_what_is_granted():
         for file in DEPLOY.glob("*/*.yaml")
         if any(each["kind"] == "ValidatingAdmissionPolicy" for each in yaml.safe_load_all(file.read_text()))
     }
-    assert policies == {"own-node-only.yaml", "guarded-flags.yaml", "accepted-only.yaml"}
+    assert policies == {
+        "own-node-only.yaml",
+        "own-labels-only.yaml",
+        "guarded-flags.yaml",
+        "accepted-only.yaml",
+    }
     for name in roles | policies | LIFTING:
         assert f"`{name}`" in page
 

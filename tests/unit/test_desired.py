@@ -24,9 +24,10 @@ import pytest
 import yaml
 from hauberk.crds.models import (
     AppArmor,
-    Backend,
+    AppArmorFacts,
     Condition,
     Content,
+    Facts,
     Metadata,
     NodeSelector,
     NodeStatus,
@@ -38,11 +39,12 @@ from hauberk.crds.models import (
     ProfileSpec,
     ProfileStatus,
     RevisionSpec,
+    Section,
     SecurityProfile,
     Text,
     decode,
 )
-from hauberk.crds.names import CONTRACT, FINALIZER, FORCE_DELETE, digest, text_id, tombstone_name
+from hauberk.crds.names import APPARMOR, CONTRACT, FINALIZER, FORCE_DELETE, digest, text_id, tombstone_name
 from hauberk.crds.reasons import Reason
 from hauberk.operator.acceptance import acceptance
 from hauberk.operator.aggregate import aggregate
@@ -67,6 +69,7 @@ from hauberk.operator.writes import (
     DeleteRevision,
     Entomb,
     Extend,
+    LabelNode,
     Place,
     RemoveFinalizer,
     Write,
@@ -152,7 +155,7 @@ def a_profile(name: str, short: dict[str, Any]) -> SecurityProfile:
 def a_revision(short: dict[str, Any]) -> ProfileRevision:
     profile = short["profile"]
     if uid := short.get("tombstone"):
-        return tombstone(profile, Orphan(uid=uid, installation=HERE))
+        return tombstone(profile, APPARMOR, Orphan(uid=uid, installation=HERE))
     label = str(short["text"])
     text, complains, _ = label.partition(" complain")
     return ProfileRevision(
@@ -208,9 +211,12 @@ def a_report(name: str, short: dict[str, Any] | None) -> ProfileNode:
             else Orphan(uid=one[0], installation=one[1])
             for profile, one in short.get("orphans", {}).items()
         }
-        section = Backend(profiles=held, problems=problems, orphans=orphans)
+        section = Section(profiles=held, problems=problems, orphans=orphans)
     boot = (short or {}).get("boot", f"boot-{name}")
-    return ProfileNode(metadata=Metadata(name=name), status=NodeStatus(boot_id=boot, app_armor=section))
+    facts = Facts(app_armor=AppArmorFacts(enabled=section is not None))
+    return ProfileNode(
+        metadata=Metadata(name=name), status=NodeStatus(boot_id=boot, facts=facts, app_armor=section)
+    )
 
 
 def a_cluster(short: dict[str, Any]) -> Judged:
@@ -321,6 +327,8 @@ def told(write: Write) -> str:
             return f"DeleteRevision {name}"
         case Collect(revision):
             return f"Collect {revision.metadata.name}"
+        case LabelNode(name):
+            raise AssertionError(f"{name} is not for the admission to label")
 
 
 def _placed(placement: Placement) -> str:
@@ -487,7 +495,7 @@ def clusters(draw: st.DrawFn) -> Judged:
     )
 
 
-def applied(snapshot: Judged, writes: list[Write]) -> Judged:
+def applied(snapshot: Judged, writes: list[Write]) -> Judged:  # noqa: C901 - a case for each write
     """Return the cluster after writes, as an API server would leave it."""
     profiles, revisions = dict(snapshot.profiles), dict(snapshot.revisions)
     for write in writes:
@@ -516,6 +524,8 @@ def applied(snapshot: Judged, writes: list[Write]) -> Judged:
             case Collect(revision):
                 assert revision.spec.profile_uid not in {one.metadata.uid for one in profiles.values()}
                 revisions.pop(revision.metadata.name, None)
+            case LabelNode():
+                pytest.fail("nodes are not for the admission to label")
             case Entomb(stone):
                 assert stone.metadata.name not in revisions
                 asked_for = [one for one in profiles.values() if one.metadata.deletion_timestamp is None]

@@ -6,8 +6,7 @@ import msgspec
 import pytest
 from hauberk.crds.names import PROTECTED
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset import holdings
-from hauberk.daemonset.holdings import Holding
+from hauberk.daemonset.holdings import Holding, Records
 from hauberk.daemonset.host import Host
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,8 +28,8 @@ def test_a_record_is_read_as_it_was_written(
 ):
     host = Host(state=tmp_path_factory.getbasetemp() / "records")
     one = Holding("p", "uid", "d1", "Enforce", text, modes, ["sha"], "boot", boots=False, former=former)
-    holdings.write(host, one)
-    assert holdings.read(host) == ({"p": one}, [])
+    Records(host, "apparmor").write(one)
+    assert Records(host, "apparmor").read() == ({"p": one}, [])
 
 
 def record(profile: str = "p") -> Holding:
@@ -50,26 +49,26 @@ def record(profile: str = "p") -> Holding:
     ],
 )
 def test_what_is_no_record_is_set_aside(tree: Tree, torn: bytes):
-    holdings.write(tree.host, record())
-    tree.put(holdings.folder(tree.host) / "q.json", torn)
-    found, faults = holdings.read(tree.host)
+    Records(tree.host, "apparmor").write(record())
+    tree.put(Records(tree.host, "apparmor").folder / "q.json", torn)
+    found, faults = Records(tree.host, "apparmor").read()
     assert found == {"p": record()}
     assert [fault.reason for fault in faults] == [Reason.STATE_TORN]
-    assert (holdings.folder(tree.host) / "q.torn").read_bytes() == torn
-    assert holdings.read(tree.host) == ({"p": record()}, [])
+    assert (Records(tree.host, "apparmor").folder / "q.torn").read_bytes() == torn
+    assert Records(tree.host, "apparmor").read() == ({"p": record()}, [])
 
 
 def test_other_files_are_left_alone_and_half_a_record_is_swept_away(tree: Tree):
-    folder = holdings.folder(tree.host)
+    folder = Records(tree.host, "apparmor").folder
     for name in (".p.json.new", "p.torn", "readme"):
         tree.put(folder / name, "x")
-    assert holdings.read(tree.host) == ({}, [])
+    assert Records(tree.host, "apparmor").read() == ({}, [])
     assert sorted(file.name for file in folder.iterdir()) == ["p.torn", "readme"]
 
 
 def test_a_record_without_names_is_set_aside(tree: Tree):
-    holdings.write(tree.host, msgspec.structs.replace(record(), modes={}))
-    found, faults = holdings.read(tree.host)
+    Records(tree.host, "apparmor").write(msgspec.structs.replace(record(), modes={}))
+    found, faults = Records(tree.host, "apparmor").read()
     assert (found, len(faults)) == ({}, 1)
 
 
@@ -83,8 +82,8 @@ def test_a_record_that_claims_a_runtimes_profile_is_set_aside(tree: Tree, name: 
         if claim == "modes"
         else msgspec.structs.replace(one, former=[name])
     )
-    holdings.write(tree.host, one)
-    found, faults = holdings.read(tree.host)
+    Records(tree.host, "apparmor").write(one)
+    found, faults = Records(tree.host, "apparmor").read()
     assert found == {}
     assert [fault.reason for fault in faults] == [Reason.STATE_TORN]
     assert f"it claims {name.split('//', maxsplit=1)[0]}, which is never Hauberk's" in faults[0].message
@@ -92,8 +91,8 @@ def test_a_record_that_claims_a_runtimes_profile_is_set_aside(tree: Tree, name: 
 
 def test_a_name_that_only_looks_like_a_runtimes_is_hauberks(tree: Tree):
     one = msgspec.structs.replace(record(), modes={"runc-wrapped": "enforce", "my//runc": "enforce"})
-    holdings.write(tree.host, one)
-    assert holdings.read(tree.host) == ({"p": one}, [])
+    Records(tree.host, "apparmor").write(one)
+    assert Records(tree.host, "apparmor").read() == ({"p": one}, [])
 
 
 def test_a_record_of_an_earlier_version_is_read(tree: Tree):
@@ -101,40 +100,41 @@ def test_a_record_of_an_earlier_version_is_read(tree: Tree):
     old = msgspec.to_builtins(record())
     for later in ("former", "installation", "allow_attachment", "released"):
         del old[later]
-    tree.put(holdings.folder(tree.host) / "p.json", msgspec.json.encode(old))
-    assert holdings.read(tree.host) == ({"p": record()}, [])
+    tree.put(Records(tree.host, "apparmor").folder / "p.json", msgspec.json.encode(old))
+    assert Records(tree.host, "apparmor").read() == ({"p": record()}, [])
 
 
 # --- what was about to be loaded ---------------------------------------------------------------------------
 
 
 def test_what_was_announced_is_known_until_it_is_settled(tree: Tree):
-    assert holdings.announced(tree.host) == []
-    holdings.announce(tree.host, [record("p"), record("q")])
-    assert holdings.announced(tree.host) == [record("p"), record("q")]
-    holdings.announce(tree.host, [record("q")])
-    assert holdings.announced(tree.host) == [record("q")]
-    holdings.settle(tree.host)
-    holdings.settle(tree.host)
-    assert holdings.announced(tree.host) == []
-    assert holdings.read(tree.host) == ({}, [])  # it is no record
+    assert Records(tree.host, "apparmor").announced() == []
+    Records(tree.host, "apparmor").announce([record("p"), record("q")])
+    assert Records(tree.host, "apparmor").announced() == [record("p"), record("q")]
+    changed = msgspec.structs.replace(record("q"), revision="d2")
+    Records(tree.host, "apparmor").announce([changed])
+    assert Records(tree.host, "apparmor").announced() == [record("p"), changed]
+    Records(tree.host, "apparmor").settle()
+    Records(tree.host, "apparmor").settle()
+    assert Records(tree.host, "apparmor").announced() == []
+    assert Records(tree.host, "apparmor").read() == ({}, [])  # it is no record
 
 
 @pytest.mark.parametrize(
     "torn", [b"", b"[", b"{}", b"[1]", b"\xff\xfe", msgspec.json.encode([record()])[:-9]]
 )
 def test_a_torn_announcement_is_none(tree: Tree, torn: bytes):
-    tree.put(tree.host.state / "loading.json", torn)
-    assert holdings.announced(tree.host) == []
-    holdings.announce(tree.host, [record()])
-    assert holdings.announced(tree.host) == [record()]
+    tree.put(tree.host.state / "loading/apparmor.json", torn)
+    assert Records(tree.host, "apparmor").announced() == []
+    Records(tree.host, "apparmor").announce([record()])
+    assert Records(tree.host, "apparmor").announced() == [record()]
 
 
 def test_half_an_announcement_is_swept_away(tree: Tree):
-    holdings.announce(tree.host, [record()])
-    tree.put(tree.host.state / ".loading.json.new", b"[")
-    assert holdings.announced(tree.host) == [record()]
-    assert [file.name for file in tree.host.state.iterdir()] == ["loading.json"]
+    Records(tree.host, "apparmor").announce([record()])
+    tree.put(tree.host.state / "loading/.apparmor.json.new", b"[")
+    assert Records(tree.host, "apparmor").announced() == [record()]
+    assert [file.name for file in (tree.host.state / "loading").iterdir()] == ["apparmor.json"]
 
 
 @pytest.mark.parametrize(
@@ -142,5 +142,5 @@ def test_half_an_announcement_is_swept_away(tree: Tree):
 )
 def test_an_announcement_may_claim_no_more_than_a_record(tree: Tree, claims: dict[str, object]):
     """What has no names is held by any kernel; what is a runtime's is never to be removed."""
-    holdings.announce(tree.host, [msgspec.structs.replace(record("q"), **claims), record("p")])
-    assert holdings.announced(tree.host) == [record("p")]
+    Records(tree.host, "apparmor").announce([msgspec.structs.replace(record("q"), **claims), record("p")])
+    assert Records(tree.host, "apparmor").announced() == [record("p")]

@@ -42,10 +42,12 @@ ONLY = {
         "cli/cluster.py",
     },
     "jinja2": {"profiles/template.py", "operator/agents.py"},
-    "socket": {"profiles/rendering.py", "profiles/zygote.py"},  # of each other, in one machine
+    # of each other, in one machine; and the kernel's notices
+    "socket": {"profiles/rendering.py", "profiles/zygote.py", "daemonset/selinuxfs.py"},
+    "asyncinotify": {"daemonset/seccomp.py"},
 }
 STARTS_PROCESSES = {"profiles/sandbox.py", "profiles/rendering.py", "profiles/zygote.py"}
-TOUCHES_THE_HOST = {"daemonset/host.py"}
+TOUCHES_THE_HOST = {"daemonset/host.py", "daemonset/selinuxfs.py", "daemonset/semodule.py"}
 
 PURE = {
     *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "crds/facts.py"),
@@ -55,7 +57,7 @@ PURE = {
     *("daemonset/plan.py", "daemonset/report.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
-    *("operator/acceptance.py", "operator/certificates.py"),
+    *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
 }
 IMPURE = {

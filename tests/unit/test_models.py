@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from hauberk.crds import models
 from hauberk.crds.models import (
-    Backend,
     Content,
     Metadata,
     NodeSelector,
@@ -21,6 +20,7 @@ from hauberk.crds.models import (
     Repairs,
     Requirement,
     RevisionSpec,
+    Section,
     SecurityProfile,
     Text,
     decode,
@@ -185,7 +185,7 @@ revisions = st.builds(
 )
 problems = st.builds(Problem, revision=words, reason=words, message=words)
 backends = st.builds(
-    Backend,
+    Section,
     profiles=st.dictionaries(words, words, max_size=3),
     problems=st.dictionaries(words, problems, max_size=2),
     orphans=st.dictionaries(words, st.builds(Orphan, uid=words, installation=words), max_size=2),
@@ -213,7 +213,7 @@ def test_a_tombstone_is_written_without_content():
 
 
 @given(backends, words, st.booleans())
-def test_a_profile_node_survives_the_api(backend: Backend, boot: str, supported: bool):
+def test_a_profile_node_survives_the_api(backend: Section, boot: str, supported: bool):
     status = models.NodeStatus(boot_id=boot, app_armor=backend if supported else None)
     node = ProfileNode(metadata=Metadata(name="n"), status=status)
     assert decode(ProfileNode, encode(node)) == node

@@ -8,13 +8,13 @@ import pytest
 from hauberk.crds.facts import facts_key
 from hauberk.crds.models import (
     AppArmor,
-    Backend,
     Facts,
     Metadata,
     NodeStatus,
     ProfileNode,
     ProfileSpec,
     ProfileStatus,
+    Section,
     SecurityProfile,
     Template,
     Text,
@@ -64,7 +64,7 @@ def cluster(judged: Judgement | None, *facts: Facts, published: Accepted | None 
     revision = wanted_revision(PROFILE, published, "here") if published else None
     reports = {
         f"n{number}": ProfileNode(
-            metadata=Metadata(name=f"n{number}"), status=NodeStatus(facts=one, app_armor=Backend())
+            metadata=Metadata(name=f"n{number}"), status=NodeStatus(facts=one, app_armor=Section())
         )
         for number, one in enumerate(facts)
     }
@@ -158,8 +158,8 @@ def test_each_kind_of_node_is_judged_once(
 def test_nodes_without_apparmor_get_no_text():
     bare = ProfileNode(metadata=Metadata(name="n"), status=NodeStatus(facts=OLD))
     snapshot = cluster(None, NEW)
-    assert {**snapshot.kinds} == {NEW_KEY: NEW}
-    assert dataclasses.replace(snapshot, reports={"n": bare}).kinds == {}
+    assert snapshot.kinds == {"AppArmor": {NEW_KEY: NEW}, "SELinux": {}, "Seccomp": {}}
+    assert not any(dataclasses.replace(snapshot, reports={"n": bare}).kinds.values())
 
 
 def test_a_new_kind_extends_what_is_published():

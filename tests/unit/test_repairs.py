@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hauberk.crds.models import Backend, Metadata, NodeStatus, ProfileNode, Repairs
+from hauberk.crds.models import Metadata, NodeStatus, ProfileNode, Repairs, Section
 from hauberk.operator.drift import Counts, Repaired, counts, news
 from hauberk.operator.snapshot import Snapshot
 from hypothesis import given
@@ -19,7 +19,7 @@ def cluster(reports: dict[str, dict[str, int] | None]) -> Snapshot:
         section = None
         if repairs is not None:
             told = {name: Repairs(count=count, message=f"{name} was gone") for name, count in repairs.items()}
-            section = Backend(repairs=told)
+            section = Section(repairs=told)
         return ProfileNode(metadata=Metadata(name=node), status=NodeStatus(app_armor=section))
 
     return Snapshot(

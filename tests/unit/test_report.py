@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hauberk.crds.models import (
     AppArmorFacts,
-    Backend,
     Facts,
     Orphan,
     Problem,
     ProfileNode,
     Remark,
     Repairs,
+    Section,
     decode,
     encode,
 )
@@ -48,9 +48,9 @@ def told(
     orphans: frozenset[str] = frozenset(),
     drifts: dict[str, Drift] | None = None,
     remarks: list[Remark] | None = None,
-) -> Backend:
+) -> Section:
     besides = Told(problems or {}, orphans, frozenset(), drifts or {}, remarks or [])
-    return report.backend({one.profile: one for one in held}, kernel, besides, boot)
+    return report.section({one.profile: one for one in held}, kernel, besides, boot)
 
 
 def problem(reason: str = "PolicyRefused", message: str = "no") -> Problem:
@@ -109,7 +109,7 @@ def test_a_report_is_never_more_than_the_api_takes():
 def test_what_was_released_is_not_loaded_and_lacks_nothing(kernel: dict[str, Loaded]):
     """What is in the kernel under its names is no revision of it, and its object may go."""
     section = told(replace(holding("p"), released=True), kernel=kernel)
-    assert section == Backend()
+    assert section == Section()
 
 
 def test_what_was_released_and_can_not_go_is_told():
@@ -197,16 +197,16 @@ def test_the_order_of_what_is_told_besides_changes_nothing():
     ("section", "summary"),
     [
         (None, "unsupported"),
-        (Backend(), "0/0"),
-        (Backend(profiles={"a": "", "b": ""}), "2/2"),
-        (Backend(profiles={"a": ""}, problems={"b": problem()}), "1/2, 1 failed"),
-        (Backend(profiles={"a": ""}, problems={"a": problem()}), "1/1, 1 failed"),
-        (Backend(profiles={"a": ""}, orphans={"a": Orphan(uid="u")}), "1/1, 1 orphaned"),
-        (Backend(profiles={"a": ""}, repairs={"a": Repairs(count=3, message="x")}), "1/1"),
-        (Backend(remarks=[Remark(reason="StateTorn", message="x")]), "0/0, 1 remark"),
-        (Backend(remarks=[Remark(reason="StateTorn", message="x")] * 2), "0/0, 2 remarks"),
+        (Section(), "0/0"),
+        (Section(profiles={"a": "", "b": ""}), "2/2"),
+        (Section(profiles={"a": ""}, problems={"b": problem()}), "1/2, 1 failed"),
+        (Section(profiles={"a": ""}, problems={"a": problem()}), "1/1, 1 failed"),
+        (Section(profiles={"a": ""}, orphans={"a": Orphan(uid="u")}), "1/1, 1 orphaned"),
+        (Section(profiles={"a": ""}, repairs={"a": Repairs(count=3, message="x")}), "1/1"),
+        (Section(remarks=[Remark(reason="StateTorn", message="x")]), "0/0, 1 remark"),
+        (Section(remarks=[Remark(reason="StateTorn", message="x")] * 2), "0/0, 2 remarks"),
         (
-            Backend(
+            Section(
                 profiles={"a": "", "b": ""},
                 problems={"b": problem(), "c": problem()},
                 orphans={"a": Orphan(uid="u"), "b": Orphan(uid="u")},
@@ -216,26 +216,26 @@ def test_the_order_of_what_is_told_besides_changes_nothing():
         ),
     ],
 )
-def test_the_summary_counts(section: Backend | None, summary: str):
-    assert report.summary(section) == summary
+def test_the_summary_counts(section: Section | None, summary: str):
+    assert report.summary({"AppArmor": section}) == summary
 
 
 @pytest.mark.parametrize(
     "section",
     [
         None,
-        Backend(),
-        Backend(profiles={"p": "d1/enforce/-"}, problems={"p": problem()}),
-        Backend(
+        Section(),
+        Section(profiles={"p": "d1/enforce/-"}, problems={"p": problem()}),
+        Section(
             orphans={"p": Orphan(uid="u", installation="i")},
             repairs={"p": Repairs(count=1, message="x")},
             remarks=[Remark(reason="StateTorn", message="x")],
         ),
     ],
 )
-def test_a_profile_node_is_owned_by_its_node_and_survives_the_api(section: Backend | None):
+def test_a_profile_node_is_owned_by_its_node_and_survives_the_api(section: Section | None):
     facts = Facts(kernel="6.1", lsms=["apparmor"], app_armor=AppArmorFacts(features=["f"], enabled=True))
-    made = report.profile_node("n1", "uid-1", "boot", facts, section)
+    made = report.profile_node("n1", "uid-1", "boot", facts, {"AppArmor": section})
     body = encode(made)
     assert body["metadata"]["ownerReferences"] == [
         {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-1"}
@@ -243,3 +243,19 @@ def test_a_profile_node_is_owned_by_its_node_and_survives_the_api(section: Backe
     assert (body["apiVersion"], body["kind"]) == ("hauberk.dev/v1alpha1", "ProfileNode")
     assert decode(ProfileNode, body) == made
     assert ("appArmor" in body["status"]) == (section is not None)
+
+
+def test_the_summary_counts_all_backends():
+    sections = {
+        "AppArmor": None,
+        "SELinux": Section(profiles={"a": ""}),
+        "Seccomp": Section(profiles={"b": ""}),
+    }
+    assert report.summary(sections) == "2/2"
+
+
+def test_each_backend_has_its_own_section():
+    held = {kind: Section(profiles={kind.lower(): "d1/x/-"}) for kind in ("AppArmor", "SELinux", "Seccomp")}
+    made = report.profile_node("n1", "uid-1", "boot", Facts(), {**held})
+    assert made.status.sections == held
+    assert encode(made)["status"].keys() >= {"appArmor", "selinux", "seccomp"}

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from hauberk.crds.models import (
-    Backend,
+    AppArmorFacts,
     Content,
+    Facts,
     Metadata,
     NodeStatus,
     Placement,
     Problem,
     ProfileNode,
     RevisionSpec,
+    Section,
 )
 from hauberk.crds.names import CONTRACT, OF_OTHER_KIND
 from hauberk.crds.reasons import NodeState, Reason
@@ -37,11 +39,12 @@ def a_node(
 def a_report(
     entry: str = "", problem: tuple[str, str] | None = None, *, boot: str = "b", supported: bool = True
 ) -> ProfileNode:
-    section = Backend(
+    section = Section(
         profiles={"p": entry} if entry else {},
         problems={"p": Problem(revision=problem[0], reason=problem[1], message="why")} if problem else {},
     )
-    status = NodeStatus(boot_id=boot, app_armor=section if supported else None)
+    facts = Facts(app_armor=AppArmorFacts(enabled=supported))
+    status = NodeStatus(boot_id=boot, facts=facts, app_armor=section if supported else None)
     return ProfileNode(metadata=Metadata(name="n"), status=status)
 
 
@@ -183,12 +186,12 @@ def test_an_agent_may_be_away_for_ninety_seconds(agent: AgentView | None, ready_
     [("d1/enforce/aa", ("d1", "enforce")), ("d1", ("d1", "")), ("", ("", "")), ("a/b", ("a", "b"))],
 )
 def test_an_entry_is_revision_mode_and_hash(entry: str, found: tuple[str, str]):
-    assert held("p", a_report(entry)) == found
+    assert held(wanted(), a_report(entry)) == found
 
 
 def test_without_a_report_nothing_is_held():
-    assert held("p", None) == ("", "")
-    assert held("p", a_report(supported=False)) == ("", "")
+    assert held(wanted(), None) == ("", "")
+    assert held(wanted(), a_report(supported=False)) == ("", "")
 
 
 @pytest.mark.parametrize(

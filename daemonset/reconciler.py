@@ -1,0 +1,342 @@
+"""The loop of one backend: whenever something changed, plan, do, read back and tell what there is.
+
+Started by `agent`, one for each security module that the node has. Three things wake it: a ProfileRevision or
+the own Node's labels (told by `agent`), what is loaded (told by the backend), and the time to try a failed
+step again. It works from memory and disk while the API is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from ..crds.errors import Fault, InputFault
+from ..crds.models import Problem, ProfileRevision, Remark, Section
+from ..crds.names import ANY_FACTS
+from ..crds.reasons import Reason
+from ..profiles.parser import fault_message
+from . import drift, report
+from .backend import Backend, Prepared
+from .compiling import Compiling
+from .drift import Drift
+from .holdings import Holding
+from .host import Host
+from .plan import Key, Load, Persist, Plan, Snapshot, Step, mismatch, plan, text_for
+
+log = structlog.get_logger()
+
+# A step that is done and due again this often within one round is being undone by something else.
+ROUNDS = 4
+IN_USE_SECONDS = (2.0, 15.0)
+RETRY_SECONDS = (1.0, 60.0)
+# Without any event what is loaded is looked at this often all the same: in case nobody tells.
+LOOK_SECONDS = 60.0
+
+
+@dataclass
+class Refused:
+    """A step that failed: what it met, and when it may be tried again (monotonic seconds)."""
+
+    problem: Problem
+    until: float
+    failures: int = 1
+
+
+@dataclass
+class Reconciler:
+    """What one backend should hold, what it holds, and what it met.
+
+    Attributes:
+        host: the node.
+        backend: what carries out steps.
+        told: is called whenever `section` may have changed.
+        labels: of the node; None before they are known.
+        kind: of the node, by `facts_key`.
+        section: what there is to report; None before anything was read.
+    """
+
+    host: Host
+    backend: Backend
+    told: Callable[[], None] = lambda: None
+    labels: Mapping[str, str] | None = None
+    kind: str = ANY_FACTS
+    section: Section | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    revisions: Mapping[str, ProfileRevision] | None = None
+    present: frozenset[str] = frozenset()
+    holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
+    unrecorded: set[str] = field(default_factory=set[str])
+    refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
+    drifts: dict[str, Drift] = field(default_factory=dict[str, Drift])
+    remarks: list[Remark] = field(default_factory=list[Remark])
+    untidy: bool = True
+    alive_at: float = field(default_factory=time.monotonic)
+    looked_at: float = 0.0
+
+    async def run(self) -> None:
+        """Run until cancelled; a failure ends it."""
+        self._remember()
+        compiling = Compiling(self.backend.prepare, self._failed, self.wake)
+        with self.backend.changes(self.wake), contextlib.closing(compiling):
+            while True:
+                await self.reconcile(compiling)
+                self._tell()
+                self.alive_at = time.monotonic()
+                await self._wait(compiling.due())
+
+    def _remember(self) -> None:
+        records = self.backend.records
+        self.holdings, torn = records.read()
+        torn += self.backend.set_aside()
+        for fault in torn:
+            log.error("state", reason=fault.reason, message=fault.message)
+        self.remarks = [Remark(reason=fault.reason, message=fault_message(fault)) for fault in torn]
+        announced = {one.profile: one for one in records.announced()}
+        loaded, boot_id = self.backend.loaded(self.holdings | announced), self.host.boot_id()
+        for holding in announced.values():
+            if not mismatch(holding, loaded, ""):  # it was loaded just before the end
+                self._hold(holding)
+            elif not mismatch(holding, loaded, boot_id):  # perhaps: no hash tells, so it is loaded once more
+                before = self.holdings.get(holding.profile, holding)
+                former = {*before.former, *holding.former, *holding.modes} - before.modes.keys()
+                self._hold(msgspec.structs.replace(before, boot_id="", former=sorted(former)))
+
+    def node_seen(self, labels: Mapping[str, str] | None, kind: str) -> None:
+        """Take note of the node's labels and of its kind."""
+        self.labels, self.kind = labels, kind
+        self.wake.set()
+
+    def revisions_seen(self, revisions: Mapping[str, ProfileRevision]) -> None:
+        """Take note of all ProfileRevisions by name; those of other types are left out here."""
+        # A withdrawn revision that is gone was withdrawn all the same: the operator deletes it once no
+        # report names the profile, which may be just before a load of it ends here.
+        before = self.revisions or {}
+        kept = {name: one for name, one in before.items() if one.spec.placement.withdrawn}
+        present = {one.spec.profile for one in revisions.values()}
+        self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | {
+            name: one for name, one in revisions.items() if one.spec.type == self.backend.type
+        }
+        self.present = frozenset(revisions)
+        changed = {
+            one.spec.profile
+            for name, one in self.revisions.items()
+            if name not in before or before[name].spec != one.spec
+        }
+        # What stood in the way of the old word need not stand in the way of the new one.
+        self.refused = {
+            key: one
+            for key, one in self.refused.items()
+            if key.profile not in changed or one.until == float("inf")
+        }
+        self.wake.set()
+
+    async def _wait(self, due: float) -> None:
+        """Wait for something to change or for the next time to try; clears the wake-up."""
+        now = time.monotonic()
+        # What was due before the last round was tried in it, or no longer matters.
+        times = [one.until for one in self.refused.values() if one.until > self.looked_at]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(
+                max(0.05, min(due - now, *(time - now for time in times), LOOK_SECONDS))
+            ):
+                await self.wake.wait()
+        self.wake.clear()
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def reconcile(self, compiling: Compiling) -> None:
+        """Plan and do until nothing is left to do now; what still compiles wakes the loop again."""
+        done: Counter[Key] = Counter()
+        while True:
+            self.wake.clear()
+            self.looked_at = time.monotonic()
+            decided = plan(self._snapshot())
+            self.refused = {
+                key: one for key, one in self.refused.items() if _still_matters(key, decided, self.revisions)
+            }
+            compiling.want([step for step in decided.steps if isinstance(step, Load)])
+            acted = await self._carry_out(decided, compiling.take())
+            if acted:
+                self._tell()  # what is loaded does not wait for the disk
+            else:
+                acted = await self._persist(decided)
+            self.alive_at = time.monotonic()
+            if not acted:
+                break
+            self.untidy = True
+            self._stop_repeating(acted, done)
+        self._tidy(compiling)
+
+    async def _carry_out(self, decided: Plan, ready: Sequence[Prepared]) -> list[Step]:
+        """Take away and load what is due; return what was done."""
+        away = [step for step in decided.steps if not isinstance(step, Load | Persist)]
+        acted: list[Step] = [*away, *(one.step for one in ready)]
+        if not acted:
+            return []
+        try:
+            outcome = await self.backend.carry_out(away, ready, self.holdings)
+        except Exception as error:  # noqa: BLE001 - told apart by _failed
+            outcome = {step.key: error for step in acted}
+        for step in acted:
+            became = outcome[step.key]
+            if isinstance(became, Exception):
+                self._failed(step.key, became)
+                continue
+            if became is None:
+                self._forget(step.key.profile)
+            else:
+                self._hold(became)
+            self._done(step.key)
+            if isinstance(step, Load) and step.drift:
+                self._repaired(step)
+        return acted
+
+    async def _persist(self, decided: Plan) -> list[Step]:
+        """Record what was loaded, until something more urgent comes up; return what was done."""
+        done: list[Step] = []
+        for step in decided.steps:
+            if not isinstance(step, Persist):
+                continue
+            try:
+                await self.backend.persist(step)
+            except Exception as error:  # noqa: BLE001 - told apart by _failed
+                self._failed(step.key, error)
+            else:
+                self.unrecorded.discard(step.holding.profile)
+                self._done(step.key)
+            self.alive_at = time.monotonic()  # a slow disk has its time for each of many
+            done.append(step)
+            if self.wake.is_set():
+                break
+        return done
+
+    def _stop_repeating(self, acted: Sequence[Step], done: Counter[Key]) -> None:
+        done.update(step.key for step in acted)
+        for step in acted:
+            if done[step.key] > ROUNDS and step.key not in self.refused:
+                self._refuse(step.key, Reason.CONTESTED, "what this agent does is undone at once")
+
+    def _tidy(self, compiling: Compiling) -> None:
+        if self.revisions is None:
+            return
+        self.revisions = {
+            name: one
+            for name, one in self.revisions.items()
+            if name in self.present or one.spec.profile in self.holdings
+        }
+        if self.untidy and not self.unrecorded and not compiling.tasks:
+            found = [(text_for(one, self.kind), one.spec.content.mode) for one in self.revisions.values()]
+            texts = [(text.text, mode) for text, mode in found if text]
+            self.backend.settle(self.holdings.values(), texts)
+            self.untidy = False
+
+    def _snapshot(self) -> Snapshot:
+        now = time.monotonic()
+        # Until both are known nothing may be loaded anew or unloaded: what is recorded is kept as it is.
+        known = self.revisions is not None and self.labels is not None
+        return Snapshot(
+            revisions=tuple(self.revisions.values()) if known and self.revisions else (),
+            labels=self.labels or {},
+            holdings=self.holdings,
+            kernel=self.backend.loaded(self.holdings),
+            boot_id=self.host.boot_id(),
+            boot_files=self.backend.boot_files(),
+            unrecorded=frozenset(self.unrecorded),
+            refused={key: one.problem for key, one in self.refused.items() if one.until > now},
+            kind=self.kind,
+        )
+
+    # --- what became of a step ----------------------------------------------------------------------------
+
+    def _done(self, key: Key) -> None:
+        self.refused.pop(key, None)
+        log.info("done", step=key.kind, profile=key.profile, revision=key.revision)
+
+    def _hold(self, holding: Holding) -> None:
+        self.holdings[holding.profile] = holding
+        self.unrecorded.add(holding.profile)
+
+    def _forget(self, profile: str) -> None:
+        self.holdings.pop(profile, None)
+        self.unrecorded.discard(profile)
+        self.drifts.pop(profile, None)
+
+    def _repaired(self, step: Load) -> None:
+        """Count what someone else did, and leave the profile alone for a while where it is a fight."""
+        history, pause = drift.repaired(self.drifts.get(step.profile, Drift()), step.drift, time.monotonic())
+        self.drifts[step.profile] = history
+        log.warning("repaired", profile=step.profile, what=step.drift, count=history.count)
+        if pause:
+            message = (
+                f"something else on the node keeps changing it: {step.drift}; repaired {history.count} "
+                f"times, the next time in {pause:.0f} s at the earliest"
+            )
+            self._refuse(step.key, Reason.CONTESTED, message, wait=pause)
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        """Note that a step failed; a bug in one profile must not stop the others."""
+        if isinstance(error, Fault):
+            wait = float("inf") if _is_permanent(error) else None
+            self._refuse(key, error.reason, fault_message(error), wait=wait)
+        else:
+            log.error("bug", step=key, exc_info=error)
+            self._refuse(key, Reason.BUG, "the agent met a bug; its log has the trace")
+
+    def _refuse(self, key: Key, reason: Reason, message: str, *, wait: float | None = None) -> None:
+        """Leave a step alone for a while: for `wait` seconds, else longer with each failure."""
+        before = self.refused.get(key)
+        failures = before.failures + 1 if before else 1
+        if wait is None:
+            low, high = IN_USE_SECONDS if reason is Reason.IN_USE else RETRY_SECONDS
+            # Past some doublings it is the highest anyway, and past a thousand no number at all.
+            wait = random.uniform(low, min(high, low * 2 ** min(failures, 16)))  # noqa: S311
+        problem = Problem(revision=key.revision, reason=reason, message=message)
+        if before is None or before.problem != problem:
+            log.warning("refused", step=key.kind, profile=key.profile, reason=reason, message=message)
+        self.refused[key] = Refused(problem, time.monotonic() + wait, failures)
+
+    # --- the report ---------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        if self.revisions is None:
+            return  # what it should hold is not known yet
+        decided = plan(self._snapshot())
+        # A step whose time to try again has come is not yet mended: its problem stays told.
+        problems = {
+            step.key.profile: self.refused[step.key].problem
+            for step in decided.steps
+            if step.key in self.refused
+        }
+        told = report.Told(
+            problems=problems | dict(decided.problems),
+            orphans=decided.orphans,
+            of_other_kind=decided.of_other_kind,
+            drifts=self.drifts,
+            remarks=self.remarks,
+        )
+        loaded = self.backend.loaded(self.holdings)
+        self.section = report.section(self.holdings, loaded, told, self.host.boot_id())
+        self.told()
+
+
+def _is_permanent(fault: Fault) -> bool:
+    # How long a text takes depends on the node's load too.
+    return isinstance(fault, InputFault) and fault.reason is not Reason.POLICY_TOO_SLOW
+
+
+def _still_matters(key: Key, decided: Plan, revisions: Mapping[str, ProfileRevision] | None) -> bool:
+    """Return whether a failed step can still come up: its problem is told, or its revision is still there."""
+    if key.profile in decided.problems or any(step.key == key for step in decided.steps):
+        return True
+    return key.kind == "load" and any(
+        (one.spec.profile, one.spec.content.digest) == (key.profile, key.revision)
+        for one in (revisions or {}).values()
+    )

@@ -1,0 +1,270 @@
+"""Carries out the steps of a plan for SELinux: judge, install in one transaction, read back. Decides nothing.
+
+Called by `reconciler`. A module is loaded when the node's store has exactly it and the kernel knows every
+type that it declares, in the right mode: the store alone proves nothing, for a policy may fail to be loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ..crds.errors import NodeFault
+from ..crds.names import SELINUX, selinux_module
+from ..crds.reasons import Reason
+from ..profiles import selinux
+from ..profiles.secilc import Secilc
+from .backend import Outcome, Prepared
+from .holdings import Holding, Records
+from .host import Host, Loaded, storing
+from .plan import Key, Load, Persist, Prune, Release, Remove, mismatch
+from .selinuxfs import SELinuxFS
+from .semodule import Store
+
+# A module without types of its own (a block that others inherit) has its blocks' names in this mode.
+BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One module in a transaction: the text to install, or None to remove it."""
+
+    key: Key
+    module: str
+    text: str | None
+    holding: Holding
+
+
+@dataclass(frozen=True)
+class SELinux:
+    """The SELinux backend of one node."""
+
+    host: Host
+    kernel: SELinuxFS
+    store: Store
+    secilc: Secilc = field(default_factory=Secilc)
+
+    @property
+    def type(self) -> str:
+        """Return the type of profiles that it loads."""
+        return SELINUX
+
+    @property
+    def records(self) -> Records:
+        """Return where it records what it loaded."""
+        return Records(self.host, "selinux")
+
+    def set_aside(self) -> list[NodeFault]:
+        """Return no fault: it keeps nothing but its records."""
+        return []
+
+    def boot_files(self) -> Mapping[str, str]:
+        """Return nothing: the store is what the node boots with."""
+        return {}
+
+    def changes(self, changed: asyncio.Event) -> AbstractContextManager[None]:
+        """Set `changed` after every load of a policy, for as long as the context lasts."""
+        return self.kernel.changes(changed)
+
+    def loaded(self, holdings: Mapping[str, Holding]) -> Mapping[str, Loaded]:
+        """Return the types of these holdings that the kernel knows, each with its module's checksum.
+
+        The checksum is empty where the store lacks the module.
+        """
+        modules = self.store.modules()
+        found: dict[str, Loaded] = {}
+        for holding in holdings.values():
+            checksum = modules.get(selinux_module(holding.profile), {}).get(self.store.priority, "")
+            for name, wanted in holding.modes.items():
+                mode = (BLOCK if checksum else "") if wanted == BLOCK else self.kernel.mode(name)
+                if mode:
+                    found[name] = Loaded(mode, checksum)
+        return found
+
+    # --- load ---------------------------------------------------------------------------------------------
+
+    async def prepare(self, step: Load, slot: AbstractAsyncContextManager[object] | None = None) -> Prepared:
+        """Judge a module once more: what is in a node's store can change its whole policy.
+
+        Raises:
+            InputFault: it is refused.
+            NodeFault: secilc can't be run.
+        """
+        async with slot or contextlib.nullcontext():
+            module = await selinux.check_text(step.text, self.secilc, allow_host_types=step.allow_host_types)
+        permissive = step.mode == "Permissive"
+        text = selinux.permissive(step.text, module.types) if permissive else step.text
+        mode = "permissive" if permissive else "enforcing"
+        modes = dict.fromkeys(module.types, mode) or dict.fromkeys(module.blocks, BLOCK)
+        holding = Holding(
+            profile=step.profile,
+            uid=step.uid,
+            revision=step.revision,
+            mode=step.mode,
+            text=step.text,
+            modes=modes,
+            digests=[hashlib.sha256(text.encode()).hexdigest()],
+            boot_id="",
+            boots=False,
+            installation=step.installation,
+            type=SELINUX,
+            requires=list(step.requires),
+            allow_host_types=step.allow_host_types,
+        )
+        return Prepared(step, holding)
+
+    async def carry_out(
+        self,
+        steps: Sequence[Prune | Remove | Release],
+        loads: Sequence[Prepared],
+        holdings: Mapping[str, Holding],
+    ) -> Outcome:
+        """Install and remove in one transaction, and return what became of each step."""
+        outcome: Outcome = {}
+        changes: list[_Change] = []
+        used = self.host.domains()
+        before = self.loaded({**holdings, **{one.step.profile: one.holding for one in loads}})
+        for step in steps:
+            try:
+                changes.append(self._taking_away(step, used))
+            except NodeFault as fault:
+                outcome[step.key] = fault
+        for one in loads:
+            try:
+                change = self._installing(one, holdings.get(one.step.profile), used)
+            except NodeFault as fault:
+                outcome[one.step.key] = fault
+                continue
+            if mismatch(change.holding, before, ""):
+                changes.append(change)
+            else:  # the record of it was lost
+                outcome[one.step.key] = change.holding
+        self.records.announce(one.holding for one in changes if one.text is not None)
+        outcome |= await self._in_one(changes)
+        return outcome
+
+    def _installing(self, one: Prepared, before: Holding | None, used: Mapping[str, int]) -> _Change:
+        module = selinux_module(one.step.profile)
+        there = self.store.modules().get(module, {})
+        ours = {self.store.priority} if before else set[int]()
+        known = one.holding.digests
+        if foreign := [at for at, checksum in there.items() if at not in ours and checksum not in known]:
+            raise NodeFault(
+                Reason.HOST_OWNED,
+                f"the node's store has a module {module} at priority {foreign[0]} that Hauberk did not "
+                "install and does not replace; remove it from the node, or choose another name",
+            )
+        if before:
+            _refuse_used(before.modes.keys() - one.holding.modes.keys(), used, "the new policy lacks it")
+        text = one.step.text
+        if one.step.mode == "Permissive":
+            text = selinux.permissive(text, tuple(one.holding.modes))
+        holding = msgspec.structs.replace(one.holding, boot_id=self.host.boot_id())
+        return _Change(one.step.key, module, text, holding)
+
+    def _taking_away(self, step: Prune | Remove | Release, used: Mapping[str, int]) -> _Change:
+        holding = step.holding
+        module = selinux_module(holding.profile)
+        if not isinstance(step, Release) or BLOCK in holding.modes.values():
+            _refuse_used(holding.modes, used)
+            return _Change(step.key, module, None, holding)
+        text = selinux.permissive(holding.text, tuple(holding.modes))
+        released = msgspec.structs.replace(
+            holding,
+            modes=dict.fromkeys(holding.modes, "permissive"),
+            digests=[hashlib.sha256(text.encode()).hexdigest()],
+            released=True,
+        )
+        return _Change(step.key, module, text, released)
+
+    async def _in_one(self, changes: Sequence[_Change]) -> Outcome:
+        """Make all changes in one transaction; where it fails, without those to blame."""
+        if not changes:
+            return {}
+        there = self.store.modules()
+        removed = [one.module for one in changes if one.text is None and one.module in there]
+        with self._files(changes) as files:
+            if not files and not removed:
+                return {one.key: self._forgotten(one) for one in changes}
+            failed = await self.store.change(files, removed)
+        if failed is None:
+            return self._read_back(changes)
+        if len(changes) == 1:
+            return {changes[0].key: NodeFault(Reason.LOAD_FAILED, f"semodule refuses it: {failed.message}")}
+        blamed = [one for one in changes if one.module in failed.blamed]
+        if blamed and len(blamed) < len(changes):
+            outcome = await self._in_one([one for one in changes if one not in blamed])
+            for one in blamed:  # each by itself: the words are then about it alone
+                outcome |= await self._in_one([one])
+            return outcome
+        half = len(changes) // 2
+        return await self._in_one(changes[:half]) | await self._in_one(changes[half:])
+
+    @contextlib.contextmanager
+    def _files(self, changes: Sequence[_Change]) -> Generator[list[Path]]:
+        """Write the modules to where semodule reads them, and delete them afterwards."""
+        folder = self.host.state / "modules"
+        names = {f"{one.module}.cil": one.text for one in changes if one.text is not None}
+        try:
+            with storing("not installed, for the node's disk did not take the module"):
+                for name, text in names.items():
+                    self.host.write(folder, name, text.encode(), durable=False)
+            yield [folder / name for name in names]
+        finally:
+            for name in names:
+                self.host.discard(folder, name)
+
+    def _read_back(self, changes: Sequence[_Change]) -> Outcome:
+        installed = {one.holding.profile: one.holding for one in changes if one.text is not None}
+        loaded = self.loaded(installed)
+        outcome: Outcome = {}
+        for one in changes:
+            if one.text is None:
+                outcome[one.key] = self._forgotten(one)
+            elif wrong := mismatch(one.holding, loaded, one.holding.boot_id):
+                outcome[one.key] = NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
+            else:
+                outcome[one.key] = one.holding
+        return outcome
+
+    def _forgotten(self, one: _Change) -> Exception | None:
+        """Delete the record of a module that is gone; return what is in the way."""
+        left = [name for name, mode in one.holding.modes.items() if mode != BLOCK and self.kernel.mode(name)]
+        if left:
+            return NodeFault(Reason.NOT_IN_KERNEL, f"after the removal the kernel still holds {left[0]}")
+        try:
+            with storing("removed, but its record can't be deleted"):
+                self.records.delete(one.holding.profile)
+        except NodeFault as fault:
+            return fault
+        return None
+
+    async def persist(self, step: Persist) -> None:
+        """Record an installed module on the node's disk.
+
+        Raises:
+            NodeFault: the disk does not take it; the module stays.
+        """
+        with storing("loaded, but the node's disk took no record of it"):
+            self.records.write(step.holding)
+
+    def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
+        """Forget what was about to be installed."""
+        del holdings, wanted
+        with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
+            self.records.settle()
+
+
+def _refuse_used(names: Iterable[str], used: Mapping[str, int], why: str = "") -> None:
+    """Refuse to take types away that tasks have: they would have no valid context any more."""
+    if held := {name: used[name] for name in sorted(names) if used.get(name)}:
+        tasks = sum(held.values())
+        verb = "tasks run" if tasks > 1 else "task runs"
+        raise NodeFault(Reason.IN_USE, f"{tasks} {verb} as {', '.join(held)}{f', and {why}' if why else ''}")

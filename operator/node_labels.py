@@ -1,0 +1,51 @@
+"""Decides which labels of Hauberk's a Node has: its security modules, and which of the two agents. Pure.
+
+Called by `controller`. The labels of modules are for people's selectors. That of the agent moves a node from
+the one DaemonSet to the other: SELinux' agent is privileged, so it runs only where something needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..crds.facts import supports
+from ..crds.models import ProfileNode
+from ..crds.names import AGENT_OF_SELINUX, LABEL_AGENT, LABEL_LSM, SECCOMP, SELINUX
+from .snapshot import NodeView, Snapshot
+from .writes import LabelNode
+
+# What a node with SELinux can only hold by SELinux' agent: a confined one may not write the kubelet's folder.
+_NEEDING = (SELINUX, SECCOMP)
+
+
+def node_labels(snapshot: Snapshot) -> list[LabelNode]:
+    """Return the labels that are to be changed; a node whose agent has not reported yet keeps its own."""
+    asked = any(one.spec.type in _NEEDING for one in snapshot.profiles.values())
+    asked |= any(one.spec.type in _NEEDING for one in snapshot.revisions.values())
+    return list(_changes(snapshot, asked=asked))
+
+
+def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
+    for name, node in sorted(snapshot.nodes.items()):
+        report = snapshot.reports.get(name)
+        if report is None or not node.has_kernel or not report.status.facts.lsms:
+            continue
+        wanted = _wanted(report, asked=asked)
+        differing = {key: value for key, value in wanted.items() if node.labels.get(key) != value}
+        if differing and not _is_later(node, report):
+            yield LabelNode(name, differing)
+
+
+def _is_later(node: NodeView, report: ProfileNode) -> bool:
+    """Return whether a report is of an earlier boot: of a kernel with other modules, perhaps."""
+    return node.boot_id != report.status.boot_id
+
+
+def _wanted(report: ProfileNode, *, asked: bool) -> Mapping[str, str | None]:
+    facts, sections = report.status.facts, report.status.sections
+    labels: dict[str, str | None] = {
+        label: "true" if supports(facts, module) else None for module, label in LABEL_LSM.items()
+    }
+    held = any(one.profiles for kind, one in sections.items() if kind in _NEEDING)
+    needed = supports(facts, SELINUX) and (asked or held)
+    return labels | {LABEL_AGENT: AGENT_OF_SELINUX if needed else None}
