@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -21,6 +22,7 @@ from ..crds.errors import NodeFault
 from ..crds.reasons import Reason
 
 _NO_MEMORY = re.compile(r"bad_alloc|[Oo]ut of (dynamic )?memory|Memory allocation")
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
 
@@ -87,9 +89,9 @@ async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: by
     """Feed a started process and read it to its end or to the first limit; leaves no process behind."""
     with contextlib.suppress(ProcessLookupError):  # it may have ended already
         # At the soft limit the kernel says why (SIGXCPU), at the hard one it only kills.
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 1))
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
-        resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+        _limit(process.pid, resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1)
+        _limit(process.pid, resource.RLIMIT_AS, limits.memory, limits.memory)
+        _limit(process.pid, resource.RLIMIT_CORE, 0, 0)
     exceeded = ""
     stdout = stderr = b""
     try:
@@ -118,6 +120,20 @@ async def _within(process: asyncio.subprocess.Process, limits: Limits, stdin: by
     if not exceeded and code and _NO_MEMORY.search(text):
         exceeded = f"the policy took over {limits.memory >> 20} MiB to compile"
     return Run(code, stdout, text, exceeded)
+
+
+def _limit(pid: int, what: int, soft: int, hard: int) -> None:
+    """Set a limit of another process without asking for the one before.
+
+    `resource.prlimit` asks for it, which SELinux has a right of its own for (getrlimit) that a container need
+    not have; where it has not, the call fails.
+
+    Raises:
+        OSError: the kernel does not set it.
+    """
+    if _LIBC.prlimit(pid, what, ctypes.byref((ctypes.c_uint64 * 2)(soft, hard)), None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 class _TooMuchError(Exception):
