@@ -132,6 +132,11 @@ class AppArmor:
         return APPARMOR
 
     @property
+    def quiet_seconds(self) -> float:
+        """Return that what is due is done at once."""
+        return 0.0
+
+    @property
     def records(self) -> Records:
         """Return where it records what it loaded."""
         return Records(self.host, "apparmor")

@@ -39,6 +39,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def quiet_seconds(self) -> float:
+        """Return for how long nothing more may come up before what is due is done: where a run is dear."""
+        ...
+
+    @property
     def records(self) -> Records:
         """Return where it records what it loaded."""
         ...

@@ -69,7 +69,7 @@ async def backends(host: Host, cluster: Cluster, settings: Settings) -> list[Bac
 
 async def run(settings: Settings) -> None:
     """Run a node's agent until SIGTERM."""
-    host = Host()
+    host = Host(securityfs=ROOT / "sys/kernel/security") if settings.whole_host else Host()
     kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
     host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
     cluster = Cluster(AsyncClient(), settings.node)

@@ -29,7 +29,7 @@ from .compiling import Compiling
 from .drift import Drift
 from .holdings import Holding
 from .host import Host
-from .plan import Key, Load, Persist, Plan, Snapshot, Step, mismatch, plan, text_for
+from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan, text_for
 
 log = structlog.get_logger()
 
@@ -39,6 +39,8 @@ IN_USE_SECONDS = (2.0, 15.0)
 RETRY_SECONDS = (1.0, 60.0)
 # Without any event what is loaded is looked at this often all the same: in case nobody tells.
 LOOK_SECONDS = 60.0
+# What keeps growing is not waited for longer than this, as a multiple of the backend's `quiet_seconds`.
+LONGEST_QUIET = 6
 
 
 @dataclass
@@ -80,6 +82,10 @@ class Reconciler:
     untidy: bool = True
     alive_at: float = field(default_factory=time.monotonic)
     looked_at: float = 0.0
+    # what is due, since when it is just that, and since when anything is
+    pending: frozenset[Key] = frozenset()
+    grown_at: float = 0.0
+    pending_at: float = 0.0
 
     async def run(self) -> None:
         """Run until cancelled; a failure ends it."""
@@ -90,7 +96,7 @@ class Reconciler:
                 await self.reconcile(compiling)
                 self._tell()
                 self.alive_at = time.monotonic()
-                await self._wait(compiling.due())
+                await self._wait(self._next(compiling))
 
     def _remember(self) -> None:
         records = self.backend.records
@@ -163,7 +169,11 @@ class Reconciler:
                 key: one for key, one in self.refused.items() if _still_matters(key, decided, self.revisions)
             }
             compiling.want([step for step in decided.steps if isinstance(step, Load)])
-            acted = await self._carry_out(decided, compiling.take())
+            away = [step for step in decided.steps if not isinstance(step, Load | Persist)]
+            keys = {step.key for step in away} | compiling.ready.keys()
+            acted: list[Step] = []
+            if self._is_quiet(frozenset(keys)):
+                acted = await self._carry_out(away, compiling.take())
             if acted:
                 self._tell()  # what is loaded does not wait for the disk
             else:
@@ -175,9 +185,29 @@ class Reconciler:
             self._stop_repeating(acted, done)
         self._tidy(compiling)
 
-    async def _carry_out(self, decided: Plan, ready: Sequence[Prepared]) -> list[Step]:
+    def _is_quiet(self, due: frozenset[Key]) -> bool:
+        """Return whether what is due has been just that for long enough to be done now."""
+        now = time.monotonic()
+        if due != self.pending:
+            self.grown_at = now
+            self.pending_at = self.pending_at if self.pending else now
+            self.pending = due
+        return now >= self._quiet_at()
+
+    def _quiet_at(self) -> float:
+        quiet = self.backend.quiet_seconds
+        return min(self.grown_at + quiet, self.pending_at + quiet * LONGEST_QUIET)
+
+    def _next(self, compiling: Compiling) -> float:
+        """Return when there is something to do though nothing happens (monotonic seconds)."""
+        if not self.pending:
+            return compiling.due()
+        return max(compiling.due() if compiling.ready else 0.0, self._quiet_at())
+
+    async def _carry_out(
+        self, away: Sequence[Prune | Remove | Release], ready: Sequence[Prepared]
+    ) -> list[Step]:
         """Take away and load what is due; return what was done."""
-        away = [step for step in decided.steps if not isinstance(step, Load | Persist)]
         acted: list[Step] = [*away, *(one.step for one in ready)]
         if not acted:
             return []

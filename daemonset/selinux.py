@@ -30,6 +30,11 @@ from .semodule import Store
 
 # A module without types of its own (a block that others inherit) has its blocks' names in this mode.
 BLOCK = "block"
+# What is applied together comes one by one: each is judged and published by itself.
+QUIET_SECONDS = 1.5
+# Of all of Hauberk's modules on a node. libsepol numbers a policy's types and attributes with 16 bits and
+# does not notice where it runs out of them; a distribution's own policy has some five thousand.
+MOST_TYPES = 20_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class SELinux:
     def type(self) -> str:
         """Return the type of profiles that it loads."""
         return SELINUX
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Return for how long nothing more may come up before a transaction, which takes far longer."""
+        return QUIET_SECONDS
 
     @property
     def records(self) -> Records:
@@ -136,10 +146,15 @@ class SELinux:
                 changes.append(self._taking_away(step, used))
             except NodeFault as fault:
                 outcome[step.key] = fault
+        types = {name: len(one.modes) for name, one in holdings.items()}
         for one in loads:
+            before_it = types.get(one.step.profile, 0)
+            types[one.step.profile] = len(one.holding.modes)
             try:
+                _refuse_many(sum(types.values()))
                 change = self._installing(one, holdings.get(one.step.profile), used)
             except NodeFault as fault:
+                types[one.step.profile] = before_it
                 outcome[one.step.key] = fault
                 continue
             if mismatch(change.holding, before, ""):
@@ -260,6 +275,15 @@ class SELinux:
         del holdings, wanted
         with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
             self.records.settle()
+
+
+def _refuse_many(types: int) -> None:
+    if types > MOST_TYPES:
+        raise NodeFault(
+            Reason.POLICY_TOO_LARGE,
+            f"with it, Hauberk's modules would have {types} types on this node, at most {MOST_TYPES} may be; "
+            "have fewer SecurityProfiles select it",
+        )
 
 
 def _refuse_used(names: Iterable[str], used: Mapping[str, int], why: str = "") -> None:

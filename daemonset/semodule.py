@@ -13,9 +13,12 @@ import bz2
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import structlog
 
 from ..crds.errors import NodeFault
 from ..crds.names import selinux_module
@@ -23,6 +26,8 @@ from ..crds.reasons import Reason
 from ..profiles import sandbox
 from ..profiles.parser import plain
 from ..profiles.sandbox import Limits
+
+log = structlog.get_logger()
 
 # Of one run: it links the whole policy of the node anew.
 LIMITS = Limits(seconds=300, cpu_seconds=240, memory=2 << 30)
@@ -102,7 +107,7 @@ class Store:
             ) from error
         return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
-    async def change(self, install: Iterable[Path], remove: Iterable[str]) -> Failed | None:
+    async def change(self, install: Collection[Path], remove: Collection[str]) -> Failed | None:
         """Install and remove in one transaction: all of it, and None, or nothing, and why.
 
         `install` are files below the root, each named `<module>.cil`. A run that was begun is not ended
@@ -116,6 +121,7 @@ class Store:
             options += ["-i", f"/{file.relative_to(self.root)}"]
         for module in remove:
             options += ["-r", module]
+        began = time.monotonic()
         running = asyncio.ensure_future(
             sandbox.run("chroot", str(self.root), _PROGRAM, *options, limits=LIMITS)
         )
@@ -125,6 +131,13 @@ class Store:
             with contextlib.suppress(Exception):
                 await running
             raise
+        log.info(
+            "semodule",
+            installed=len(install),
+            removed=len(remove),
+            code=run.code,
+            seconds=round(time.monotonic() - began, 1),
+        )
         if run.exceeded:
             return Failed(frozenset(), f"semodule gave up: {run.exceeded}")
         if run.code == 127:

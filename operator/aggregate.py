@@ -108,6 +108,7 @@ def reference_name(profile: SecurityProfile, names: list[str]) -> str:
     usual = profile.metadata.name
     if profile.spec.type == SELINUX:
         usual = f"{usual}.process"
+        top = [name for name in top if "." in name]  # the others are blocks that modules inherit
         top = [name for name in top if name.endswith(".process")] or top
     return usual if usual in top else next(iter(top), "")
 
