@@ -28,6 +28,8 @@ SYSTEM = "hauberk-system"
 ADMISSION = "hauberk-admission"
 BUSYBOX = "docker.io/library/busybox:lab"
 APPARMOR_NODES = ("debian12", "debian13")
+SELINUX_NODE = "selinux"
+NODES = (*APPARMOR_NODES, SELINUX_NODE)
 
 # A kernel's profile as the tests see it: mode and hash of its raw data.
 Kernel = dict[str, tuple[str, str]]
@@ -149,11 +151,25 @@ def files(node: str) -> list[str]:
 def profile(name: str, policy: str, **spec: Any) -> dict[str, Any]:
     """Return a SecurityProfile; `mode` and what else stands in its spec by keyword."""
     mode = spec.pop("mode", "Enforce")
+    return _of_type(name, {"type": "AppArmor", "appArmor": {"policy": policy, "mode": mode}, **spec})
+
+
+def seccomp_profile(name: str, policy: str, **spec: Any) -> dict[str, Any]:
+    """Return a SecurityProfile of type Seccomp."""
+    return _of_type(name, {"type": "Seccomp", "seccomp": {"policy": policy}, **spec})
+
+
+def selinux_profile(name: str, policy: str, **block: Any) -> dict[str, Any]:
+    """Return a SecurityProfile of type SELinux; `mode` and what else stands in its block by keyword."""
+    return _of_type(name, {"type": "SELinux", "selinux": {"policy": policy, **block}})
+
+
+def _of_type(name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "hauberk.dev/v1alpha1",
         "kind": "SecurityProfile",
         "metadata": {"name": name},
-        "spec": {"type": "AppArmor", "appArmor": {"policy": policy, "mode": mode}, **spec},
+        "spec": spec,
     }
 
 
@@ -217,6 +233,13 @@ def ready(name: str) -> tuple[str, str, str]:
     if found.get("observedGeneration") != body["metadata"]["generation"]:
         return "", "", ""
     return found["status"], found["reason"], found["message"]
+
+
+def confined(name: str, node: str, context: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod whose container has a securityContext."""
+    made = pod(name, node)
+    made["spec"]["containers"][0]["securityContext"] = context
+    return made
 
 
 def pod(name: str, node: str, apparmor: str | None = None, *words: str) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+"""SELinux modules on a node whose kernel enforces: installed, read back, kept, and taken away.
+
+A run of semodule takes 15 s and more on this node, so each test gets by with few of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from tests.e2e.cluster import (
+    SELINUX_NODE,
+    SYSTEM,
+    agent_pod,
+    apply,
+    condition,
+    confined,
+    deny_write,
+    events,
+    eventually,
+    get,
+    kubectl,
+    lab,
+    ok,
+    on_node,
+    profile,
+    ready,
+    remove,
+    seccomp_profile,
+    selinux_profile,
+    start,
+    wait_ready,
+)
+
+# With the agent's own start, where it is the first profile of its type.
+WITHIN_SECONDS = 180
+CONTAINER = """\
+(block {name}
+  (type process)
+  (roletype system_r process)
+  (typeattributeset domain process)
+  (typeattributeset container_domain process)
+  (typeattributeset container_system_domain process)
+  (typeattributeset mcs_constrained_type process)
+  {more}
+)
+"""
+
+
+def container(name: str, more: str = "") -> str:
+    """Return a module whose type may do what every container may do, but for the network."""
+    return CONTAINER.format(name=name, more=more)
+
+
+def ours() -> list[str]:
+    """Return Hauberk's modules as the node's own semodule lists them, with their checksums."""
+    said = on_node(SELINUX_NODE, "semodule", "-lfull", "-m")
+    return [line for line in said.splitlines() if " hauberk_" in line]
+
+
+def kernel_knows(name: str) -> bool:
+    said = on_node(SELINUX_NODE, "sh", "-c", f"runcon -t {name} true 2>&1 || true")
+    return "Invalid argument" not in said
+
+
+def runs(since: int) -> list[dict[str, object]]:
+    """Return the runs of semodule that the node's agent logged after that many."""
+    log = ok(kubectl("logs", f"--namespace={SYSTEM}", agent_pod(SELINUX_NODE)))
+    told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [one for one in told if one["event"] == "semodule"][since:]
+
+
+@contextmanager
+def enforcing() -> Generator[None]:
+    on_node(SELINUX_NODE, "setenforce", "1")
+    try:
+        yield
+    finally:
+        on_node(SELINUX_NODE, "setenforce", "0")
+
+
+def test_a_domain_is_enforced_is_kept_while_it_runs_and_leaves_nothing():
+    policy = container("confined")
+    with enforcing():
+        apply(selinux_profile("confined", policy))
+        status = wait_ready("confined", WITHIN_SECONDS)["status"]
+        assert (status["summary"]["ready"], status["nodes"]["unsupported"]) == ("1/1", 2)
+        assert status["reference"] == {"seLinuxOptions": {"type": "confined.process"}}
+        (line,) = ours()
+        checksum = hashlib.sha256(policy.encode()).hexdigest()
+        assert line.split() == ["400", "hauberk_confined", "cil", f"sha256:{checksum}"]
+        held = get("profilenode", SELINUX_NODE)["status"]["selinux"]["profiles"]["confined"]
+        assert held.split("/")[1:] == ["enforcing", checksum[:10]]
+
+        start(confined("runs", SELINUX_NODE, {"seLinuxOptions": {"type": "confined.process"}}))
+        context = ok(kubectl("exec", "runs", "--", "cat", "/proc/1/attr/current"))
+        assert context.startswith("system_u:system_r:confined.process:s0:c")
+        ok(kubectl("exec", "runs", "--", "touch", "/tmp/x"))
+        denied = kubectl("exec", "runs", "--", "nc", "-w", "1", "10.96.0.1", "443")
+        assert (denied.code, "Permission denied" in denied.stderr) == (1, True)
+
+        ok(kubectl("delete", "secprof/confined", "--wait=false"))
+        eventually(lambda: condition(get("secprof", "confined"), "Ready")["reason"] == "InUse")
+        assert "as confined.process" in ready("confined")[2]
+        assert len(ours()) == 1
+        assert kubectl("exec", "runs", "--", "nc", "-w", "1", "10.96.0.1", "443").code == 1
+        remove("pod/runs", "--now")
+        ok(kubectl("wait", "--for=delete", "secprof/confined", f"--timeout={WITHIN_SECONDS}s", timeout=240))
+    assert ours() == []
+    assert not kernel_knows("confined.process")
+    assert on_node(SELINUX_NODE, "find", "/var/lib/hauberk/selinux", "-type", "f") == ""
+
+
+def test_many_modules_go_in_together_and_the_one_to_blame_stays_out():
+    apply(selinux_profile("alone", container("alone")))
+    wait_ready("alone", WITHIN_SECONDS)
+    before = len(runs(0))
+    # of the node's policy only the node knows that it has no such type
+    bad = container("bad", "(allow process no_such_type_t (file (read)))")
+    many = [selinux_profile(f"many{number}", container(f"many{number}")) for number in range(19)]
+    apply({"apiVersion": "v1", "kind": "List", "items": [*many, selinux_profile("bad", bad)]})
+    for one in many:
+        wait_ready(one["metadata"]["name"], WITHIN_SECONDS)
+    eventually(lambda: ready("bad")[1] == "NodesFailed", within=WITHIN_SECONDS)
+    (failure,) = get("secprof", "bad")["status"]["failures"]
+    assert failure["reason"] == "LoadFailed"
+    assert "semodule refuses it: line 8: Failed to resolve allow statement" in failure["message"]
+    # all of them, all but the one to blame, and that one alone
+    tried = [(one["installed"], one["code"]) for one in runs(before)]
+    assert tried[:3] == [(20, 1), (19, 0), (1, 1)]
+    assert len(ours()) == 20
+    ok(kubectl("delete", "secprof", "--all", f"--timeout={WITHIN_SECONDS}s", timeout=240))
+    assert ours() == []
+
+
+def test_permissive_is_the_module_alone_and_what_others_need_stays():
+    base = "(block shared (blockabstract shared) (type process) (roletype system_r process)\n"
+    base += "".join(
+        f"  (typeattributeset {attribute} process)\n"
+        for attribute in ("domain", "container_domain", "container_system_domain", "mcs_constrained_type")
+    )
+    base += ")\n"
+    user = "(block lenient (blockinherit shared))\n"
+    apply(selinux_profile("lenient", user, mode="Permissive", requires=["base"]))
+    eventually(lambda: "SecurityProfile base is not loaded here" in str(failures("lenient")), WITHIN_SECONDS)
+    apply(selinux_profile("base", base, allowHostTypes=True))
+    wait_ready("lenient", WITHIN_SECONDS)
+    with enforcing():
+        start(confined("tried", SELINUX_NODE, {"seLinuxOptions": {"type": "lenient.process"}}))
+        ok(kubectl("exec", "tried", "--", "nc", "-w", "3", "10.96.0.1", "443"))
+        assert on_node(SELINUX_NODE, "getenforce").strip() == "Enforcing"
+    held = get("profilenode", SELINUX_NODE)["status"]["selinux"]["profiles"]["lenient"]
+    assert held.split("/")[1] == "permissive"
+    ok(kubectl("delete", "secprof/base", "--wait=false"))
+    eventually(lambda: "SecurityProfile lenient requires it" in ready("base")[2])
+    remove("pod/tried", "--now")
+    ok(kubectl("delete", "secprof/lenient", f"--timeout={WITHIN_SECONDS}s", timeout=240))
+    ok(kubectl("wait", "--for=delete", "secprof/base", f"--timeout={WITHIN_SECONDS}s", timeout=240))
+
+
+def failures(name: str) -> object:
+    return get("secprof", name)["status"].get("failures")
+
+
+def test_what_someone_does_to_the_store_is_undone_and_what_is_theirs_is_left_alone():
+    on_node(SELINUX_NODE, "sh", "-c", "echo '(block theirs (type t))' > /tmp/hauberk_theirs.cil")
+    on_node(SELINUX_NODE, "semodule", "-X", "200", "-i", "/tmp/hauberk_theirs.cil")
+    try:
+        apply(selinux_profile("kept", container("kept")))
+        apply(selinux_profile("theirs", container("ours")))
+        wait_ready("kept", WITHIN_SECONDS)
+        eventually(lambda: ready("theirs")[1] == "NodesFailed", within=WITHIN_SECONDS)
+        assert "HostOwned: the node's store has a module hauberk_theirs" in ready("theirs")[2]
+        on_node(SELINUX_NODE, "semodule", "-r", "hauberk_kept")
+        eventually(lambda: any("hauberk_kept" in line for line in ours()), within=WITHIN_SECONDS)
+        eventually(lambda: kernel_knows("kept.process"), within=WITHIN_SECONDS)
+        eventually(lambda: events("kept", "DriftRepaired"), within=WITHIN_SECONDS)
+        wait_ready("kept", WITHIN_SECONDS)
+    finally:
+        on_node(SELINUX_NODE, "semodule", "-X", "200", "-r", "hauberk_theirs")
+
+
+def test_one_cluster_has_profiles_of_all_types():
+    apply(profile("of-apparmor", deny_write("of-apparmor")))
+    apply(seccomp_profile("of-seccomp", json.dumps({"defaultAction": "SCMP_ACT_LOG"})))
+    apply(selinux_profile("of-selinux", container("of_selinux")))
+    counted = {
+        name: wait_ready(name, WITHIN_SECONDS)["status"]
+        for name in ("of-apparmor", "of-seccomp", "of-selinux")
+    }
+    assert {
+        name: (status["summary"]["ready"], status["nodes"]["unsupported"]) for name, status in counted.items()
+    } == {"of-apparmor": ("2/2", 1), "of-seccomp": ("3/3", 0), "of-selinux": ("1/1", 2)}
+    # what is installed outlives a reboot, and is verified only
+    before = on_node(SELINUX_NODE, "stat", "-c", "%Y", "/var/lib/selinux/default/active/commit_num")
+    ok(lab("reboot", SELINUX_NODE))
+    eventually(lambda: ready("of-selinux")[0] == "True" and ready("of-seccomp")[0] == "True", within=120)
+    eventually(lambda: get("secprof", "of-selinux")["status"]["nodes"]["ready"] == 1, within=120)
+    after = on_node(SELINUX_NODE, "stat", "-c", "%Y", "/var/lib/selinux/default/active/commit_num")
+    assert after == before
