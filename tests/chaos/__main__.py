@@ -18,7 +18,7 @@ def main() -> int:
     asked = arguments()  # what is wrong with them is told before a lab is brought up
     program = ("pytest", "-v", "-s", "tests/chaos") if asked.planted else ("tests.chaos.loop", *sys.argv[1:])
     try:
-        # The third is never harmed: where one operator's node is lost, its successor does not join the other.
+        # The third is harmed alone: where one operator's node is lost, its successor does not join the other.
         with lab_with_image("chaos", (*APPARMOR_NODES, "selinux")):
             lab("run", "--", sys.executable, "-m", *program)
     except subprocess.CalledProcessError as error:

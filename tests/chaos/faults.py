@@ -18,6 +18,7 @@ from typing import Any
 from lab.cluster import Lab
 from lab.progress import Progress
 from tests.chaos.choices import Blow
+from tests.chaos.others import VERSIONS, damage
 from tests.chaos.scene import (
     PATIENCE_SECONDS,
     VARIANTS,
@@ -36,7 +37,20 @@ from tests.chaos.scene import (
     within,
 )
 from tests.chaos.verdict import Harm, Span, Strike
-from tests.e2e.cluster import ADMISSION, SYSTEM, condition, exec_on, get, kubectl, lab, ok, pod, remove, start
+from tests.e2e.cluster import (
+    ADMISSION,
+    SELINUX_NODE,
+    SYSTEM,
+    condition,
+    exec_on,
+    get,
+    kubectl,
+    lab,
+    ok,
+    pod,
+    remove,
+    start,
+)
 
 Heal = Callable[[], None]
 # A container that was killed this often is waited for: its pod is made anew instead.
@@ -361,6 +375,68 @@ def _left_of(scene: Scene, name: str) -> list[str]:
     ]
 
 
+# --- profiles of the other types --------------------------------------------------------------------------
+
+
+def update_other(scene: Scene, blow: Blow) -> Heal:
+    """Give a profile of another type another text."""
+    name = _other(scene, blow)
+    before = scene.others.wanted[name]
+    after = (before + 1 + blow.dice // 2 % 2) % len(VERSIONS)
+    scene.ask_other(name, after)
+    scene.happened.append(f"{name}: version {before} to {after}")
+    return lambda: None
+
+
+def drift_other(scene: Scene, blow: Blow) -> Heal:
+    """Change what a node holds of a profile of another type."""
+    name = _other(scene, blow)
+    node, what = damage(name, blow.dice // 2)
+    scene.happened.append(f"{name} {what} on {node}")
+    return lambda: None
+
+
+def delete_other(scene: Scene, blow: Blow) -> Heal:
+    """Delete a profile of another type; when it is gone everywhere it is made anew."""
+    name = _other(scene, blow)
+    scene.delete_other(name)
+    scene.happened.append(f"deleted {name}")
+    left: list[str] = []
+
+    def gone() -> bool:
+        left[:] = [*scene.others.left(), *scene.others.unsaid()]
+        return not left
+
+    def heal() -> None:
+        if not within(PATIENCE_SECONDS, gone):
+            scene.complaints.extend(Complaint(Lack.LEFT, text) for text in left)
+        scene.ask_other(name, blow.dice % len(VERSIONS))
+
+    return heal
+
+
+def restart_selinux(scene: Scene, blow: Blow) -> Heal:
+    """Kill the agent of the node with SELinux, or restart that node in good order."""
+    if blow.dice % 2:
+        before = agent_known(SELINUX_NODE)
+        kill(scene, before, SELINUX_NODE, "hauberk[.]daemonset[.]main")
+        scene.happened.append(f"killed the agent of {SELINUX_NODE}")
+
+        def heal() -> None:
+            within(PATIENCE_SECONDS, lambda: is_anew(agent(SELINUX_NODE), before))
+            replace_worn(scene, lambda: agent(SELINUX_NODE))
+
+        return heal
+    scene.happened.append(f"rebooted {SELINUX_NODE}")
+    ok(lab("reboot", SELINUX_NODE))
+    return lambda: None
+
+
+def _other(scene: Scene, blow: Blow) -> str:
+    names = sorted(scene.others.wanted)
+    return names[blow.dice % len(names)]
+
+
 # --- the control plane ------------------------------------------------------------------------------------
 
 
@@ -397,6 +473,7 @@ def absence(scene: Scene, _: Blow) -> Heal:
 
 
 _SPEC, _NODE, _LINK, _API = frozenset({"spec"}), frozenset({"node"}), frozenset({"link"}), frozenset({"api"})
+_OTHER, _SELINUX = frozenset({"other"}), frozenset({"selinux"})
 _OPERATOR, _ADMISSION = frozenset({"operator"}), frozenset({"admission"})
 
 FAULTS: dict[str, Fault] = {
@@ -411,6 +488,16 @@ FAULTS: dict[str, Fault] = {
     "bad-update": Fault(bad_update, _SPEC, rank=3),
     "delete": Fault(delete, _SPEC, rank=3),
     "delete-in-use": Fault(delete_in_use, _SPEC, _API | _NODE | _LINK | {"kernel"}, rank=3),
+    "update-other": Fault(update_other, _OTHER, rank=3),
+    "drift-other": Fault(drift_other, _OTHER, _SELINUX, rank=3),
+    "delete-other": Fault(delete_other, _OTHER, rank=3),
+    # An operator on that node goes with it, and so does what it would have said of others.
+    "restart-selinux": Fault(
+        restart_selinux,
+        _SELINUX | _NODE | _LINK | _OPERATOR | _ADMISSION | {"agent", "kernel"},
+        _API,
+        rank=1,
+    ),
     "apiserver": Fault(_stopped("apiserver"), _API, lasts=True),
     "etcd": Fault(_stopped("apiserver", "etcd"), _API, lasts=True),
     # Without an operator nobody can say that a node went away: so none does.

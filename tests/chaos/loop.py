@@ -27,6 +27,7 @@ from lab.progress import Progress
 from tests.chaos.choices import Blow, Field, Round, rounds
 from tests.chaos.faults import FAULTS, Heal, together
 from tests.chaos.histories import MARK, Histories
+from tests.chaos.others import NAMES as OTHERS
 from tests.chaos.scene import (
     PREFIX,
     PROFILES,
@@ -173,6 +174,8 @@ class Chaos:
         began = time.monotonic()
         for name in PROFILES:
             scene.delete(name)
+        for name in sorted(scene.others.wanted):
+            scene.delete_other(name)
         left: list[Complaint] = []
 
         def gone() -> bool:
@@ -240,13 +243,13 @@ def attempted(scene: Scene, what: Callable[[], T]) -> T | None:
 
 
 @contextmanager
-def chaos(nodes: tuple[str, ...]) -> Generator[Chaos]:
-    """Make the profiles, watch, and yield the loop once everything is whole.
+def chaos(nodes: tuple[str, ...], *, mixed: bool) -> Generator[Chaos]:
+    """Make the profiles, watch, and yield the loop once everything is whole; `mixed`: of all types.
 
     Raises:
         AssertionError: it does not become whole.
     """
-    remove("secprof", *PROFILES)
+    remove("secprof", *PROFILES, *OTHERS)
     limits = Limits(away=grace_seconds() + AFTER_GRACE_SECONDS)
     histories = Histories(nodes)
     with watching(histories, PREFIX) as kernels:
@@ -254,6 +257,8 @@ def chaos(nodes: tuple[str, ...]) -> Generator[Chaos]:
         scene.expected = expectations(nodes)
         for number, name in enumerate(PROFILES):
             scene.ask(name, VARIANTS[number % len(VARIANTS)])
+        for name in OTHERS if mixed else ():
+            scene.ask_other(name, 0)
         assert within(WHOLE_SECONDS, lambda: not scene.lacking()), scene.lacking()
         yield Chaos(scene, limits)
 
@@ -391,7 +396,7 @@ def main() -> int:
     """Run the rounds; return 0 only if all was good."""
     asked = arguments()
     install(restart=True)
-    with chaos(APPARMOR_NODES) as loop:
+    with chaos(APPARMOR_NODES, mixed=True) as loop:
         field_ = Field(asked.faults, together, loop.scene.nodes, PROFILES, grace_seconds())
         say(f"seed {asked.seed}; {asked.rounds} rounds on {', '.join(loop.scene.nodes)}")
         limits = loop.limits

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from tests.chaos.histories import Histories
+from tests.chaos.others import Others, document
 from tests.chaos.verdict import Asked, Content, Duty, Seen, Span, Strike
 from tests.chaos.watchers import KernelWatcher
 from tests.e2e.cluster import SYSTEM, condition, deny_write, exec_on, get, kubectl, profile
@@ -89,6 +90,7 @@ class Scene:
         happened: this round in words.
         complaints: what a fault's healing did not bring about.
         kills: how often the container of a pod was killed, by the pod's UID.
+        others: profiles of the other types.
     """
 
     histories: Histories
@@ -106,6 +108,7 @@ class Scene:
     happened: list[str] = field(default_factory=list[str])
     complaints: list[Complaint] = field(default_factory=list[Complaint])
     kills: dict[str, int] = field(default_factory=dict[str, int])
+    others: Others = field(default_factory=Others)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -148,6 +151,16 @@ class Scene:
         asked = (said["metadata"]["uid"], int(said["metadata"]["generation"]))
         self.specs[asked] = (name, variant)
         return asked
+
+    def ask_other(self, name: str, version: int) -> None:
+        """Apply a profile of another type."""
+        self.others.wanted[name] = version
+        persistently("apply", "--filename=-", given=document(name, version), json_said=False)
+
+    def delete_other(self, name: str) -> None:
+        """Ask for the deletion of a profile of another type and return at once."""
+        self.others.wanted.pop(name, None)
+        persistently("delete", "secprof", name, "--wait=false", "--ignore-not-found", json_said=False)
 
     def delete(self, name: str) -> None:
         """Ask for a profile's deletion and return at once."""
@@ -194,7 +207,7 @@ class Scene:
 
     def lacking(self) -> list[Complaint]:
         """Return everything that is not as it should be now; the disks are read once all else is whole."""
-        for look in (self._absent, self._kernels, self._unsaid, self._files):
+        for look in (self._absent, self._kernels, self._unsaid, self._files, self._others):
             if found := look():
                 return found
         return []
@@ -244,6 +257,14 @@ class Scene:
         found += [f"{name} is still there" for name in bodies if name.startswith(PREFIX)]
         return [Complaint(Lack.UNSAID, text) for text in found]
 
+    def _others(self) -> list[Complaint]:
+        looks = {
+            Lack.LOST: self.others.lost,
+            Lack.LEFT: self.others.left,
+            Lack.UNSAID: self.others.unsaid,
+        }
+        return [Complaint(lack, text) for lack, look in looks.items() for text in look()]
+
     def _files(self) -> list[Complaint]:
         return [
             Complaint(Lack.LEFT, f"{node} has {path}")
@@ -275,8 +296,8 @@ def left_files(paths: Iterable[str], wanted: Mapping[str, Variant]) -> list[str]
 
 def _is_left(path: str, wanted: Mapping[str, Variant]) -> bool:
     folder, _, file = path.rpartition("/")
-    # what was about to be loaded stands in loading.json, until it is recorded
-    if file.startswith(".") or file.endswith((".new", ".torn")) or file == "loading.json":
+    # what was about to be loaded stands in `loading`, until it is recorded
+    if file.startswith(".") or file.endswith((".new", ".torn")) or folder.endswith("/loading"):
         return True
     if folder.startswith("/etc/"):
         name = file.removeprefix("hauberk.")

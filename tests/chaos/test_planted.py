@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def loop() -> Iterator[Chaos]:
     install(restart=True)
-    with chaos(APPARMOR_NODES) as made:
+    with chaos(APPARMOR_NODES, mixed=False) as made:
         yield made
         made.end()
 
