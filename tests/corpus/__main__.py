@@ -10,16 +10,19 @@ from typing import Annotated
 import typer
 
 from tests.corpus.compare import texts
-from tests.e2e.cluster import APPARMOR_NODES
+from tests.e2e.cluster import APPARMOR_NODES, NODES
 from tests.e2e.prepared import lab, lab_with_image
 
-HELP = """Apply each AppArmor text of FOLDER and compare what came of it with the parser's own word.
+HELP = """Apply each text of FOLDER and compare what came of it with the parser's own word.
 
-FOLDER is only read. Its texts are the files in FOLDER/apparmor, or where there is no such folder, those in
-FOLDER itself. On every node with AppArmor the image's apparmor_parser is asked by itself whether it takes a
-text, and what it makes of it. Hauberk has to agree: Ready, with the same names and the same hash in the
-kernel; or refused, with the parser's line, and nothing loaded. What Hauberk refuses by a rule of its own is
+FOLDER is only read. Its AppArmor texts are the files in FOLDER/apparmor, or where there is no such folder,
+those in FOLDER itself. On every node with AppArmor the image's apparmor_parser is asked by itself whether it
+takes a text, and what it makes of it. Hauberk has to agree: Ready, with the same names and the same hash in
+the kernel; or refused, with the parser's line, and nothing loaded. What Hauberk refuses by its own rules is
 listed.
+
+Files in it that end in .cil or .json are SELinux modules and seccomp profiles: each is loaded, seen on the
+nodes and removed again, or refused with a reason that is printed.
 
 \b
 Examples:
@@ -35,11 +38,14 @@ else that of the lab.
 
 def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, metavar="FOLDER")]) -> None:
     """Bring the lab up, run the comparison inside of it, and end what was brought up."""
-    if not texts(folder):
-        raise typer.BadParameter(f"{folder} holds no AppArmor text, in `apparmor` or directly")
+    others = any(one.suffix in (".cil", ".json") for one in folder.rglob("*"))
+    apparmor = bool(texts(folder)) if (folder / "apparmor").is_dir() or not others else False
+    if not (apparmor or others):
+        raise typer.BadParameter(f"{folder} holds no policy, nor does its folder `apparmor`")
     try:
-        with lab_with_image("corpus", APPARMOR_NODES, used=True):
-            lab("run", "--", sys.executable, "-m", "tests.corpus.run", str(folder.resolve()))
+        with lab_with_image("corpus", NODES if others else APPARMOR_NODES, used=True):
+            for module in ["run"] * apparmor + ["modules"] * others:
+                lab("run", "--", sys.executable, "-m", f"tests.corpus.{module}", str(folder.resolve()))
     except subprocess.CalledProcessError as error:
         raise typer.Exit(error.returncode) from error
 
