@@ -145,7 +145,7 @@ def _ready(
 
 
 def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
-    holding = nodes_still_holding(profile.metadata.name, snapshot)
+    holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
     if used := {node: why for node, why in holding.items() if why}:
         told = "; ".join(f"{node}: {why}" for node, why in list(used.items())[:3])
         return _Verdict("False", Reason.IN_USE, f"waiting for tasks to end on {_nodes(len(used))}: {told}")
