@@ -24,14 +24,12 @@ from . import facts, report
 from .backend import Backend
 from .cluster import Cluster, NodeObject
 from .host import Host
-from .reconciler import Reconciler
+from .reconciler import FIRST_SECONDS, Reconciler
 
 log = structlog.get_logger()
 
 WRITE_RETRY_SECONDS = (0.5, 20.0)
 WRITE_SPACING_SECONDS = 1.0
-# The first report waits this long for the slowest backend: two writes would delay what the second tells.
-FIRST_SECONDS = 2.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
 ASK_SECONDS = 300.0
 # Without a backend there is nothing to list, so nothing tells it that Hauberk's kinds were made anew.

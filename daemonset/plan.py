@@ -249,8 +249,11 @@ def _going(
     record = Persist(holding)
     if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
         return record, None  # else a restart would find what was released, and confine its tasks again
+    within = _made_of(holding, snapshot.holdings)  # of what require each other, none would ever go
     if needing := sorted(
-        one.profile for one in snapshot.holdings.values() if holding.profile in one.requires
+        one.profile
+        for one in snapshot.holdings.values()
+        if holding.profile in one.requires and one.profile not in within
     ):
         message = f"SecurityProfile {needing[0]} requires it, and is loaded here"
         return None, Problem(revision=holding.revision, reason=Reason.IN_USE, message=message)
@@ -258,6 +261,18 @@ def _going(
     met = snapshot.refused.get(step.key)
     in_use = met is not None and met.reason == Reason.IN_USE
     return (Release(holding) if force and in_use and not holding.released else step), None
+
+
+def _made_of(holding: Holding, holdings: Mapping[str, Holding]) -> set[str]:
+    """Return the profiles that one requires, with those that these require."""
+    found: set[str] = set()
+    waiting = list(holding.requires)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += holdings[name].requires if name in holdings else []
+    return found
 
 
 def _wanted(

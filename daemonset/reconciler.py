@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -41,6 +41,8 @@ RETRY_SECONDS = (1.0, 60.0)
 LOOK_SECONDS = 60.0
 # What keeps growing is not waited for longer than this, as a multiple of the backend's `quiet_seconds`.
 LONGEST_QUIET = 6
+# The first report waits this long for the slowest backend: two writes would delay what the second tells.
+FIRST_SECONDS = 2.0
 
 
 @dataclass
@@ -126,11 +128,10 @@ class Reconciler:
         # report names the profile, which may be just before a load of it ends here.
         before = self.revisions or {}
         kept = {name: one for name, one in before.items() if one.spec.placement.withdrawn}
-        present = {one.spec.profile for one in revisions.values()}
-        self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | {
-            name: one for name, one in revisions.items() if one.spec.type == self.backend.type
-        }
-        self.present = frozenset(revisions)
+        own = {name: one for name, one in revisions.items() if one.spec.type == self.backend.type}
+        present = {one.spec.profile for one in own.values()}
+        self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | own
+        self.present = frozenset(own)
         changed = {
             one.spec.profile
             for name, one in self.revisions.items()
@@ -211,10 +212,11 @@ class Reconciler:
         acted: list[Step] = [*away, *(one.step for one in ready)]
         if not acted:
             return []
-        try:
-            outcome = await self.backend.carry_out(away, ready, self.holdings)
-        except Exception as error:  # noqa: BLE001 - told apart by _failed
-            outcome = {step.key: error for step in acted}
+        with self._told_in_time():
+            try:
+                outcome = await self.backend.carry_out(away, ready, self.holdings)
+            except Exception as error:  # noqa: BLE001 - told apart by _failed
+                outcome = {step.key: error for step in acted}
         for step in acted:
             became = outcome[step.key]
             if isinstance(became, Exception):
@@ -228,6 +230,17 @@ class Reconciler:
             if isinstance(step, Load) and step.drift:
                 self._repaired(step)
         return acted
+
+    @contextlib.contextmanager
+    def _told_in_time(self) -> Generator[None]:
+        """Tell what is held before a first step that takes long: who starts again must not take it back."""
+        late = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._tell)
+        if self.section is not None:
+            late.cancel()
+        try:
+            yield
+        finally:
+            late.cancel()
 
     async def _persist(self, decided: Plan) -> list[Step]:
         """Record what was loaded, until something more urgent comes up; return what was done."""

@@ -29,6 +29,8 @@ from .host import Host, Loaded, Stamp, storing
 from .plan import Load, Persist, Prune, Release, Remove, mismatch
 
 _MODE = "enforce"
+# Stands for the hash of what is no file, or one that can't be read: that of no profile.
+_UNREAD = "-"
 _CHANGES = (
     Mask.CLOSE_WRITE
     | Mask.CREATE
@@ -37,6 +39,7 @@ _CHANGES = (
     | Mask.MOVED_TO
     | Mask.ATTRIB
     | Mask.DELETE_SELF
+    | Mask.MOVE_SELF
 )
 # Pods that a refusal names.
 _NAMED = 3
@@ -99,8 +102,11 @@ class Seccomp:
         for name, stamp in stamps.items():
             if name not in self._seen or self._seen[name][0] != stamp:
                 content = self.host.read(self.folder, name)
-                self._seen[name] = stamp, "" if content is None else hashlib.sha256(content).hexdigest()
-        return {f"{self.folder.name}/{name}": Loaded(_MODE, hash_) for name, (_, hash_) in self._seen.items()}
+                self._seen[name] = stamp, _UNREAD if content is None else hashlib.sha256(content).hexdigest()
+        # A link is no file of Hauberk's, whatever it leads to by now.
+        hashes = dict.fromkeys(self.host.names(self.folder, ""), _UNREAD)
+        hashes |= {name: hash_ for name, (_, hash_) in self._seen.items()}
+        return {f"{self.folder.name}/{name}": Loaded(_MODE, hash_) for name, hash_ in hashes.items()}
 
     # --- load ---------------------------------------------------------------------------------------------
 
@@ -219,18 +225,22 @@ class Seccomp:
     def changes(self, changed: asyncio.Event) -> Generator[None]:
         """Set `changed` whenever anyone changes the folder's files, for as long as the context lasts."""
         with Inotify() as notices:
-            watching = asyncio.get_running_loop().create_task(self._watch(notices, changed))
+            self._watch(notices)  # before anyone reads: what changes from then on is told
+            hearing = asyncio.get_running_loop().create_task(self._hear(notices, changed))
             try:
                 yield
             finally:
-                watching.cancel()
+                hearing.cancel()
 
-    async def _watch(self, notices: Inotify, changed: asyncio.Event) -> None:
+    async def _hear(self, notices: Inotify, changed: asyncio.Event) -> None:
         while True:
-            # Again each time: a folder that was deleted and made anew is another.
-            with contextlib.suppress(OSError):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for folder in (self.host.seccomp, self.folder):
-                    notices.add_watch(folder, _CHANGES)
             await notices.get()
             changed.set()
+            self._watch(notices)
+
+    def _watch(self, notices: Inotify) -> None:
+        """Watch the folders, again each time: one that was deleted and made anew is another."""
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.host.seccomp, self.folder):
+                notices.add_watch(folder, _CHANGES)

@@ -26,7 +26,7 @@ from .holdings import Holding, Records
 from .host import Host, Loaded, storing
 from .plan import Key, Load, Persist, Prune, Release, Remove, mismatch
 from .selinuxfs import SELinuxFS
-from .semodule import Store
+from .semodule import Failed, Store
 
 # A module without types of its own (a block that others inherit) has its blocks' names in this mode.
 BLOCK = "block"
@@ -86,12 +86,16 @@ class SELinux:
     def loaded(self, holdings: Mapping[str, Holding]) -> Mapping[str, Loaded]:
         """Return the types of these holdings that the kernel knows, each with its module's checksum.
 
-        The checksum is empty where the store lacks the module.
+        Of modules of one name the one of the highest priority is in force. The checksum is empty where the
+        store lacks Hauberk's, or can't be read: whoever changes it is told why.
         """
-        modules = self.store.modules()
+        modules: Mapping[str, Mapping[int, str]] = {}
+        with contextlib.suppress(NodeFault):
+            modules = self.store.modules()
         found: dict[str, Loaded] = {}
         for holding in holdings.values():
-            checksum = modules.get(selinux_module(holding.profile), {}).get(self.store.priority, "")
+            there = modules.get(selinux_module(holding.profile), {})
+            checksum = there[max(there)] if self.store.priority in there else ""
             for name, wanted in holding.modes.items():
                 mode = (BLOCK if checksum else "") if wanted == BLOCK else self.kernel.mode(name)
                 if mode:
@@ -180,7 +184,8 @@ class SELinux:
             _refuse_used(before.modes.keys() - one.holding.modes.keys(), used, "the new policy lacks it")
         text = one.step.text
         if one.step.mode == "Permissive":
-            text = selinux.permissive(text, tuple(one.holding.modes))
+            types = [name for name, mode in one.holding.modes.items() if mode != BLOCK]
+            text = selinux.permissive(text, types)
         holding = msgspec.structs.replace(one.holding, boot_id=self.host.boot_id())
         return _Change(one.step.key, module, text, holding)
 
@@ -203,16 +208,17 @@ class SELinux:
         """Make all changes in one transaction; where it fails, without those to blame."""
         if not changes:
             return {}
-        there = self.store.modules()
-        removed = [one.module for one in changes if one.text is None and one.module in there]
-        with self._files(changes) as files:
-            if not files and not removed:
-                return {one.key: self._forgotten(one) for one in changes}
-            failed = await self.store.change(files, removed)
+        try:
+            failed = await self._changed(changes)
+        except NodeFault as fault:
+            return {one.key: fault for one in changes}
         if failed is None:
             return self._read_back(changes)
         if len(changes) == 1:
-            return {changes[0].key: NodeFault(Reason.LOAD_FAILED, f"semodule refuses it: {failed.message}")}
+            others = sorted(failed.blamed - {changes[0].module})
+            of = f"in the module {others[0]}: " if others and len(others) == len(failed.blamed) else ""
+            message = f"semodule refuses it: {of}{failed.message}"
+            return {changes[0].key: NodeFault(Reason.LOAD_FAILED, message)}
         blamed = [one for one in changes if one.module in failed.blamed]
         if blamed and len(blamed) < len(changes):
             outcome = await self._in_one([one for one in changes if one not in blamed])
@@ -221,6 +227,21 @@ class SELinux:
             return outcome
         half = len(changes) // 2
         return await self._in_one(changes[:half]) | await self._in_one(changes[half:])
+
+    async def _changed(self, changes: Sequence[_Change]) -> Failed | None:
+        """Make all changes in one transaction, if there is anything to do; return why it failed.
+
+        Raises:
+            NodeFault: it could not be tried.
+        """
+        there = self.store.modules()
+        removed = [
+            one.module
+            for one in changes
+            if one.text is None and self.store.priority in there.get(one.module, {})
+        ]
+        with self._files(changes) as files:
+            return await self.store.change(files, removed) if files or removed else None
 
     @contextlib.contextmanager
     def _files(self, changes: Sequence[_Change]) -> Generator[list[Path]]:

@@ -96,7 +96,10 @@ class SELinuxFS:
 
     def _ask(self, file: str, question: str) -> str | None:
         """Return the kernel's answer to what is written to a file; None where it refuses the question."""
-        handle = os.open(self.folder / file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            handle = os.open(self.folder / file, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
         try:
             os.write(handle, question.encode(errors="surrogateescape"))
             return os.read(handle, 4096).decode(errors="replace").rstrip("\0\n")

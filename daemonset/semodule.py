@@ -25,17 +25,22 @@ from ..crds.names import selinux_module
 from ..crds.reasons import Reason
 from ..profiles import sandbox
 from ..profiles.parser import plain
-from ..profiles.sandbox import Limits
+from ..profiles.sandbox import Limits, Run
 
 log = structlog.get_logger()
 
 # Of one run: it links the whole policy of the node anew.
 LIMITS = Limits(seconds=300, cpu_seconds=240, memory=2 << 30)
 PRIORITY = 400
+# Who commits a change puts a new store in the place of the old one by two renames: in between there is none.
+_READS, _READ_AGAIN_SECONDS = 5, 0.01
 _STORE_ROOT = re.compile(r"^\s*store-root\s*=\s*(/\S+)\s*$", re.MULTILINE)
 _MODULE = re.compile(r"/modules/\d+/([^/\s]+)/(?:cil|hll)(?::(\d+))?")
 _OURS = selinux_module("")
-_SUMMARY = re.compile(r"^(Failed to resolve AST|Failed to build|semodule:|libsemanage\S*:? Removing last)")
+_SUMMARY = re.compile(
+    r"^(Failed to resolve AST|Failed to build|semodule:|libsemanage\S*:? Removing last"
+    r"|libsemanage\.add_user:)"
+)
 _PROGRAM = "semodule"
 
 
@@ -60,8 +65,11 @@ class Store:
     root: Path
     policy: str
     priority: int = PRIORITY
-    _last: dict[object, dict[str, dict[int, str]]] = field(
-        default_factory=dict[object, dict[str, dict[int, str]]], init=False, compare=False, repr=False
+    _last: dict[tuple[int, int, int], dict[str, dict[int, str]]] = field(
+        default_factory=dict[tuple[int, int, int], dict[str, dict[int, str]]],
+        init=False,
+        compare=False,
+        repr=False,
     )
 
     @property
@@ -82,29 +90,38 @@ class Store:
         Raises:
             NodeFault: there is no store to be read.
         """
-        stamp = self._stamp()
-        if stamp in self._last:
-            return self._last[stamp]
+        error: OSError | None = None
+        for _ in range(_READS):
+            try:
+                stamp = self._stamp()
+                if stamp in self._last:
+                    return self._last[stamp]
+                found = self._read()
+                if stamp == self._stamp():
+                    self._last.clear()
+                    self._last[stamp] = found
+                    return found
+            except OSError as met:
+                error = met
+            time.sleep(_READ_AGAIN_SECONDS)
+        why = error.strerror if error else "it changes all the time"
+        raise NodeFault(
+            Reason.LOAD_FAILED,
+            f"the node's SELinux module store can't be read in {self.policy}/active: {why}; see "
+            "store-root in its semanage.conf",
+        ) from error
+
+    def _read(self) -> dict[str, dict[int, str]]:
         found: dict[str, dict[int, str]] = {}
-        for priority in (one for one in (self.folder / "modules").iterdir() if one.name.isdigit()):
+        for priority in (one for one in (self.folder / "modules").iterdir() if one.name.isdecimal()):
             for module in priority.iterdir():
                 if module.name.startswith(_OURS):
                     found.setdefault(module.name, {})[int(priority.name)] = _checksum(module)
-        self._last.clear()
-        if stamp == self._stamp():
-            self._last[stamp] = found
         return found
 
-    def _stamp(self) -> object:
+    def _stamp(self) -> tuple[int, int, int]:
         """Return what differs after every change of the store: semanage counts its commits in a file."""
-        try:
-            stat = (self.folder / "commit_num").stat()
-        except OSError as error:
-            raise NodeFault(
-                Reason.LOAD_FAILED,
-                f"the node's SELinux module store is not in {self.policy}/active: {error.strerror}; see "
-                "store-root in its semanage.conf",
-            ) from error
+        stat = (self.folder / "commit_num").stat()
         return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
     async def change(self, install: Collection[Path], remove: Collection[str]) -> Failed | None:
@@ -122,9 +139,7 @@ class Store:
         for module in remove:
             options += ["-r", module]
         began = time.monotonic()
-        running = asyncio.ensure_future(
-            sandbox.run("chroot", str(self.root), _PROGRAM, *options, limits=LIMITS)
-        )
+        running = asyncio.ensure_future(self._run(*options))
         try:
             run = await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -145,6 +160,9 @@ class Store:
         if run.code:
             return Failed(frozenset(one[0] for one in _MODULE.findall(run.stderr)), words(run.stderr))
         return None
+
+    async def _run(self, *options: str) -> Run:
+        return await sandbox.run("chroot", str(self.root), _PROGRAM, *options, limits=LIMITS)
 
 
 def words(stderr: str) -> str:

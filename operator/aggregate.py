@@ -102,14 +102,15 @@ def reference_name(profile: SecurityProfile, names: list[str]) -> str:
     """Return the name for pods.
 
     Of AppArmor the top-level profile named like the object, of SELinux the type that runs processes in the
-    block of that name, else the first of either.
+    block of that name, else the first of either. A module that is only made to be inherited has none: its
+    names are those of blocks.
     """
     top = [name for name in names if "//" not in name]
     usual = profile.metadata.name
     if profile.spec.type == SELINUX:
         usual = f"{usual}.process"
-        top = [name for name in top if "." in name]  # the others are blocks that modules inherit
-        top = [name for name in top if name.endswith(".process")] or top
+        types = [name for name in top if "." in name]  # all types stand in blocks
+        top = [name for name in types if name.endswith(".process")] or types
     return usual if usual in top else next(iter(top), "")
 
 
@@ -146,7 +147,7 @@ def _ready(
 
 
 def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
-    holding = nodes_still_holding(profile.metadata.name, snapshot)
+    holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
     if used := {node: why for node, why in holding.items() if why}:
         told = "; ".join(f"{node}: {why}" for node, why in list(used.items())[:3])
         return _Verdict("False", Reason.IN_USE, f"waiting for tasks to end on {_nodes(len(used))}: {told}")

@@ -54,7 +54,7 @@ class Controller(Loop[OperatorsCluster]):
     on_nodes: OnNodes = field(default_factory=OnNodes)
     settings: Settings | None = None
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
-    repairs: dict[tuple[str, str], int] | None = None
+    repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
     daemonsets: dict[str, int] = field(default_factory=dict[str, int])
     applied: dict[str, int] = field(default_factory=dict[str, int])
@@ -127,10 +127,11 @@ class Controller(Loop[OperatorsCluster]):
             await self._tell_repairs(snapshot)
         except ClusterFault as fault:
             faults.append(fault)
-        try:
-            await self.carry_out(node_labels(snapshot))
-        except ClusterFault as fault:
-            faults.append(fault)
+        for write in node_labels(snapshot):
+            try:
+                await self.carry_out([write])
+            except ClusterFault as fault:  # a node that takes no label holds no other up
+                faults.append(fault)
         await self._keep_daemonsets()
         if faults:
             raise faults[0]
@@ -152,9 +153,10 @@ class Controller(Loop[OperatorsCluster]):
         # What an agent does not count any more it will count from one again.
         self.repairs = {key: count for key, count in before.items() if key in now}
         for one in drift.news(self.repairs, snapshot):
-            if profile := snapshot.profiles.get(one.profile):
+            profile = snapshot.profiles.get(one.profile)
+            if profile and profile.spec.type == one.type:
                 await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
-            self.repairs[one.node, one.profile] = one.count  # told: not again if a later one fails
+            self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
     async def let_go(self) -> None:
         """Take the finalizer off every SecurityProfile if Hauberk is being uninstalled.

@@ -157,15 +157,16 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
         for name, spec in there.items()
         if spec.profile_uid not in alive
         and spec.installation == snapshot.store.installation
-        and _held_unpublished(spec.profile, contents, snapshot)
+        and _held_unpublished(spec, contents, snapshot)
     }
     writes: list[Write] = [Entomb(stone) for name, stone in sorted(needed.items()) if name not in there]
     return writes + [DeleteRevision(name) for name in sorted(there.keys() - needed.keys() - waited)]
 
 
-def _held_unpublished(profile: str, contents: set[tuple[str, str]], snapshot: Snapshot) -> bool:
-    """Return whether a node holds content of a profile that no revision carries any more."""
-    held = (section.profiles.get(profile) for _, section in _sections(snapshot))
+def _held_unpublished(stone: RevisionSpec, contents: set[tuple[str, str]], snapshot: Snapshot) -> bool:
+    """Return whether a node holds content of a tombstone's profile that no revision carries any more."""
+    profile = stone.profile
+    held = (section.profiles.get(profile) for kind, section in _sections(snapshot) if kind == stone.type)
     return any(entry is not None and (profile, entry.partition("/")[0]) not in contents for entry in held)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from .snapshot import Snapshot
 
-# How many repairs of a profile each node has told of, by node and profile.
-Counts = Mapping[tuple[str, str], int]
+# How many repairs of a profile each node has told of, by node, type and profile.
+Counts = Mapping[tuple[str, str, str], int]
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,18 @@ class Repaired:
     """What a node's agent mended, and how often by now."""
 
     node: str
+    type: str
     profile: str
     count: int
     message: str
 
 
-def counts(snapshot: Snapshot) -> dict[tuple[str, str], int]:
+def counts(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     """Return how many repairs each node's report tells of now."""
     return {
-        (node, profile): repairs.count
+        (node, kind, profile): repairs.count
         for node, report in snapshot.reports.items()
-        for section in report.status.sections.values()
+        for kind, section in report.status.sections.items()
         for profile, repairs in section.repairs.items()
     }
 
@@ -37,15 +38,15 @@ def counts(snapshot: Snapshot) -> dict[tuple[str, str], int]:
 def news(before: Counts, snapshot: Snapshot) -> list[Repaired]:
     """Return what was repaired since `before`; an agent that started again counts from one."""
     found: list[Repaired] = []
-    for (node, profile), count in sorted(counts(snapshot).items()):
-        if count == before.get((node, profile), 0):
+    for (node, kind, profile), count in sorted(counts(snapshot).items()):
+        if count == before.get((node, kind, profile), 0):
             continue
-        sections = snapshot.reports[node].status.sections.values()
-        message = next(one.repairs[profile].message for one in sections if profile in one.repairs)
+        message = snapshot.reports[node].status.sections[kind].repairs[profile].message
         times = f"{count} time{'' if count == 1 else 's'}"
         found.append(
             Repaired(
                 node,
+                kind,
                 profile,
                 count,
                 f"{node}: {message}; it is loaded again ({times} since that node's agent started)",

@@ -24,7 +24,8 @@ def finalizers(profile: SecurityProfile, snapshot: Snapshot) -> list[AddFinalize
     if snapshot.store.terminating:
         # Nobody deleted this profile: all of Hauberk's kinds go away. What the nodes hold they keep.
         return [RemoveFinalizer(profile)]
-    if not _withdrawn(profile, snapshot) or nodes_still_holding(profile.metadata.name, snapshot):
+    holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
+    if holding or not _withdrawn(profile, snapshot):
         return []
     return [RemoveFinalizer(profile, once_withdrawn=True)]
 

@@ -32,13 +32,13 @@ def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
             continue
         wanted = _wanted(report, asked=asked)
         differing = {key: value for key, value in wanted.items() if node.labels.get(key) != value}
-        if differing and not _is_later(node, report):
+        if differing and _is_current(report, node):
             yield LabelNode(name, differing)
 
 
-def _is_later(node: NodeView, report: ProfileNode) -> bool:
-    """Return whether a report is of an earlier boot: of a kernel with other modules, perhaps."""
-    return node.boot_id != report.status.boot_id
+def _is_current(report: ProfileNode, node: NodeView) -> bool:
+    """Return whether a report is not of an earlier boot: of a kernel with other modules, perhaps."""
+    return bool(node.boot_id) and node.boot_id == report.status.boot_id
 
 
 def _wanted(report: ProfileNode, *, asked: bool) -> Mapping[str, str | None]:
@@ -46,6 +46,9 @@ def _wanted(report: ProfileNode, *, asked: bool) -> Mapping[str, str | None]:
     labels: dict[str, str | None] = {
         label: "true" if supports(facts, module) else None for module, label in LABEL_LSM.items()
     }
-    held = any(one.profiles for kind, one in sections.items() if kind in _NEEDING)
+    # What was released, by force, is no profile of a revision's: a problem tells of it until it is gone.
+    held = any(
+        one.profiles or one.problems or one.orphans for kind, one in sections.items() if kind in _NEEDING
+    )
     needed = supports(facts, SELINUX) and (asked or held)
     return labels | {LABEL_AGENT: AGENT_OF_SELINUX if needed else None}

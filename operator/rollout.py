@@ -102,17 +102,18 @@ def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
     return now - max(agent.since, node.ready_since) > AGENT_DOWN_AFTER
 
 
-def nodes_still_holding(profile: str, snapshot: Snapshot) -> Mapping[str, str]:
+def nodes_still_holding(profile: str, profile_type: str, snapshot: Snapshot) -> Mapping[str, str]:
     """Return the nodes whose kernel holds any revision of a profile, each with the reason.
 
-    Without those that nobody can reach now: a tombstone will tell them when they are back.
+    Without those that nobody can reach now: a tombstone will tell them when they are back. What had its name
+    before, with another type, is no matter of its.
     """
     holding: dict[str, str] = {}
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)
         reachable = node.ready and not agent_down(node, snapshot.agents.get(name), snapshot.now)
-        for section in report.status.sections.values() if report and reachable else ():
-            if profile in section.profiles:
-                problem = section.problems.get(profile)
-                holding[name] = problem.message if problem else ""
+        section = report.status.section(profile_type) if report and reachable else None
+        if section and profile in section.profiles:
+            problem = section.problems.get(profile)
+            holding[name] = problem.message if problem else ""
     return holding

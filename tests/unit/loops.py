@@ -10,7 +10,7 @@ from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
 from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
 from hauberk.crds.reasons import Reason
 from hauberk.operator.snapshot import Store
-from hauberk.operator.writes import CreateRevision, Entomb, RemoveFinalizer, Write
+from hauberk.operator.writes import CreateRevision, Entomb, LabelNode, RemoveFinalizer, Write
 
 
 class Api:
@@ -49,6 +49,8 @@ class Api:
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, Entomb) and "tombstones" in self.refused:
+            raise ClusterFault(Reason.PROGRESSING, "not taken")
+        if isinstance(write, LabelNode) and write.node in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         self.writes.append(write)
         if isinstance(write, RemoveFinalizer) and self.taken:

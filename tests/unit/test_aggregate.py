@@ -49,7 +49,8 @@ def test_the_reference_is_the_profile_named_like_the_object(names: list[str], re
         (["a.process", "p.process"], "p.process"),
         (["a.file", "a.process", "b.process"], "a.process"),
         (["a.domain", "a.file"], "a.domain"),
-        (["container"], ""),
+        (["p"], ""),
+        (["a", "p"], ""),
     ],
 )
 def test_the_reference_of_a_module_is_the_type_that_runs_processes(names: list[str], reference: str):

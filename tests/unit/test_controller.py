@@ -13,7 +13,7 @@ from hauberk.operator import controller as controllers
 from hauberk.operator.controller import Controller
 from hauberk.operator.operators_cluster import OperatorsCluster
 from hauberk.operator.snapshot import Store
-from hauberk.operator.writes import AddFinalizer, RemoveFinalizer
+from hauberk.operator.writes import AddFinalizer, LabelNode, RemoveFinalizer
 
 from tests.unit.loops import Api, body, going, report
 
@@ -164,6 +164,57 @@ async def test_a_node_lacks_its_agent_since_that_was_noticed(api: Api):
     assert controller.snapshot().agents["n"].since > first.since
 
 
+def an_agents_pod(name: str, *, ready: bool, minute: int) -> dict[str, Any]:
+    since = f"2026-01-01T00:{minute:02}:00Z"
+    return {
+        "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": "n"},
+        "status": {"conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": since}]},
+    }
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old")])
+@pytest.mark.parametrize("ready", [True, False])
+async def test_of_two_agents_on_a_node_the_newer_one_counts(api: Api, order: tuple[str, str], ready: bool):
+    """It goes from one kind of agent to the other, and the one that goes is there for a moment still."""
+    pods = {
+        "old": an_agents_pod("old", ready=not ready, minute=1),
+        "new": an_agents_pod("new", ready=ready, minute=2),
+    }
+    controller = controller_of(api)
+    node = {"metadata": {"name": "n", "creationTimestamp": "2026-01-01T00:00:00Z"}}
+    controller.seen("nodes", "n", node, deleted=False)
+    for name in order:
+        controller.seen("pods", name, pods[name], deleted=False)
+    assert controller.snapshot().agents["n"].ready is ready
+    # on its way out it is no agent any more
+    pods["new"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:03:00Z"
+    controller.seen("pods", "new", pods["new"], deleted=False)
+    assert controller.snapshot().agents["n"].ready is not ready
+
+
+def with_selinux(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a Node and its report."""
+    node = {
+        "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"nodeInfo": {"bootID": "b"}},
+    }
+    return node, {"metadata": {"name": name}, "status": {"bootID": "b", "facts": {"lsms": ["selinux"]}}}
+
+
+async def test_nodes_are_labelled_and_one_that_refuses_holds_no_other_up(api: Api):
+    controller = controller_of(api)
+    for name in ("n1", "n2", "n3"):
+        node, reported = with_selinux(name)
+        controller.seen("nodes", name, node, deleted=False)
+        controller.seen(PROFILE_NODES, name, reported, deleted=False)
+    api.refused = {"n1"}
+    with pytest.raises(ClusterFault):
+        await controller.reconcile()
+    labels = {"hauberk.dev/lsm-selinux": "true"}
+    assert api.writes == [LabelNode("n2", labels), LabelNode("n3", labels)]
+
+
 # --- what nodes report ---
 
 
@@ -204,6 +255,18 @@ async def test_an_event_that_is_refused_is_told_later_and_no_other_twice(api: Ap
     await controller.reconcile()
     await controller.reconcile()
     assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"]
+
+
+async def test_a_repair_of_another_types_profile_is_not_told_of_this_one(api: Api):
+    controller = controller_of(api)
+    controller.seen(SECURITY_PROFILES, "a", body("a", said="PolicyRefused"), deleted=False)
+    await controller.reconcile()
+    api.events.clear()
+    of_seccomp = {"metadata": {"name": "n"}, "status": {"bootID": "b"}}
+    of_seccomp["status"]["seccomp"] = repaired(1)["status"]["appArmor"]  # type: ignore[index]
+    controller.seen(PROFILE_NODES, "n", of_seccomp, deleted=False)
+    await controller.reconcile()
+    assert api.events == []
 
 
 async def test_a_repair_of_what_is_no_profile_here_is_passed_over(api: Api):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hauberk.crds.models import Metadata, NodeStatus, ProfileNode, Repairs, Section
+from hauberk.crds.names import APPARMOR, SECCOMP, SELINUX
 from hauberk.operator.drift import Counts, Repaired, counts, news
 from hauberk.operator.snapshot import Snapshot
 from hypothesis import given
@@ -43,17 +45,17 @@ THREE = "n: p was gone; it is loaded again (3 times since that node's agent star
         ({}, {"n": None}, []),
         ({}, {"n": {}}, []),
         ({}, {"n": {"p": 1}}, [ONE]),
-        ({("n", "p"): 1}, {"n": {"p": 1}}, []),
-        ({("n", "p"): 1}, {"n": {"p": 3}}, [THREE]),
-        ({("n", "p"): 5}, {"n": {"p": 1}}, [ONE]),  # its agent started again
-        ({("n", "p"): 5}, {"n": {}}, []),
-        ({("other", "p"): 1}, {"n": {"p": 1}}, [ONE]),
-        ({("n", "q"): 1}, {"n": {"p": 1}}, [ONE]),
+        ({("n", APPARMOR, "p"): 1}, {"n": {"p": 1}}, []),
+        ({("n", APPARMOR, "p"): 1}, {"n": {"p": 3}}, [THREE]),
+        ({("n", APPARMOR, "p"): 5}, {"n": {"p": 1}}, [ONE]),  # its agent started again
+        ({("n", APPARMOR, "p"): 5}, {"n": {}}, []),
+        ({("other", APPARMOR, "p"): 1}, {"n": {"p": 1}}, [ONE]),
+        ({("n", APPARMOR, "q"): 1}, {"n": {"p": 1}}, [ONE]),
     ],
 )
 def test_what_was_repaired_since(before: Counts, now: dict[str, dict[str, int] | None], told: list[str]):
     assert news(before, cluster(now)) == [
-        Repaired("n", "p", (now["n"] or {})["p"], message) for message in told
+        Repaired("n", APPARMOR, "p", (now["n"] or {})["p"], message) for message in told
     ]
 
 
@@ -64,6 +66,28 @@ def test_nodes_and_profiles_are_told_in_order():
         ("n1", "b"),
         ("n2", "a"),
     ]
+
+
+def test_each_type_has_its_own_repairs():
+    """A name that came back with another type: what is told of either is told once, and of that one."""
+
+    def section(count: int, message: str) -> Section:
+        return Section(repairs={"p": Repairs(count=count, message=message)})
+
+    status = NodeStatus(
+        app_armor=section(1, "the kernel does not hold p"),
+        selinux=section(2, "the kernel does not hold p.process"),
+        seccomp=section(3, "the kubelet's folder does not hold hauberk/p.json"),
+    )
+    snapshot = replace(cluster({}), reports={"n": ProfileNode(metadata=Metadata(name="n"), status=status)})
+    assert [(one.type, one.count, one.message.partition(";")[0]) for one in news({}, snapshot)] == [
+        (APPARMOR, 1, "n: the kernel does not hold p"),
+        (SELINUX, 2, "n: the kernel does not hold p.process"),
+        (SECCOMP, 3, "n: the kubelet's folder does not hold hauberk/p.json"),
+    ]
+    assert news(counts(snapshot), snapshot) == []
+    before = {**counts(snapshot), ("n", SELINUX, "p"): 1}
+    assert [(one.type, one.count) for one in news(before, snapshot)] == [(SELINUX, 2)]
 
 
 repairs = st.dictionaries(

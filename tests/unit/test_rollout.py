@@ -207,7 +207,7 @@ def test_without_a_report_nothing_is_held():
 def test_a_deletion_waits_for_reachable_nodes_only(
     node: NodeView, report: ProfileNode | None, found: dict[str, str]
 ):
-    assert nodes_still_holding("p", cluster(node, report)) == found
+    assert nodes_still_holding("p", "AppArmor", cluster(node, report)) == found
 
 
 def condition(status: str, since: str | None = "2026-01-01T11:00:00Z", kind: str = "Ready") -> dict[str, Any]:
