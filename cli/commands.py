@@ -15,8 +15,6 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from ..crds.facts import facts_key
-from ..profiles.kinds import COMMON
 from ..profiles.parser import Parser, pinned_features
 from . import findings, lint
 from .findings import Finding
@@ -79,11 +77,10 @@ def lint_command(
             found += sources(file, text)
         except UnreadableError as error:
             wrong.append(findings.unreadable(file, error.line, str(error)))
-    kinds = {facts_key(one): one for one in COMMON}
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("checking", total=len(found))
         real = Parser(program=parser, base=base, features=pinned_features())
-        wrong += asyncio.run(lint.lint(found, real, kinds, lambda: progress.advance(task)))
+        wrong += asyncio.run(lint.lint(found, real, lambda: progress.advance(task)))
     _write(wrong, output)
     errors = [one for one in wrong if strict or one.level == "error"]
     if output is Output.TEXT:

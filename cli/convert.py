@@ -22,10 +22,13 @@ from ..crds.models import AppArmor, ProfileSpec, Seccomp, SELinux
 from ..crds.names import GROUP, top_level
 from ..crds.reasons import Reason
 from ..profiles.check import POLICY_BYTES, Judge, check, refuse_text
+from ..profiles.cil import read as read_cil
 from ..profiles.parser import fault_message
+from ..profiles.selinux import judge as judge_module
 from . import foreign
 from .foreign import Shared, UnfitObjectError, translated
 from .manifest import distinct, manifest, object_name
+from .permissive import without_permissive
 from .sources import looks_like_objects, no_yaml
 
 # What makes a text an AppArmor profile that the parser refuses, and not something else altogether.
@@ -207,18 +210,35 @@ async def _shared(judge: Judge) -> Shared:
 
 async def _judged(draft: Draft, judge: Judge) -> Draft:
     """Return a draft in the mode that its text asks for, with what the cluster will say of it."""
-    spec, block = draft.spec, draft.spec.app_armor
+    spec = draft.spec
     try:
         await check(spec, judge, {})
     except InputFault as fault:
-        if block and fault.reason is Reason.MODE_MISMATCH:
-            asked = replace(spec, app_armor=replace(block, mode="Complain"))
-            if await _passes(asked, judge):
-                said = "its text has flags=(complain), so the mode is Complain, which only logs"
-                return Draft(draft.file, draft.said, asked, (*draft.warnings, said))
+        if asked := await _in_the_mode_of_its_text(spec, fault.reason, judge):
+            return Draft(draft.file, draft.said, asked[0], (*draft.warnings, asked[1]))
         said = f"the cluster will refuse it: {fault_message(fault)} [{fault.reason}]"
         return Draft(draft.file, draft.said, spec, (*draft.warnings, said))
     return draft
+
+
+async def _in_the_mode_of_its_text(
+    spec: ProfileSpec, reason: Reason, judge: Judge
+) -> tuple[ProfileSpec, str] | None:
+    """Return a spec that only logs, as its text asks, and what to say of it; None where that is not all."""
+    if spec.app_armor and reason is Reason.MODE_MISMATCH:
+        asked = replace(spec, app_armor=replace(spec.app_armor, mode="Complain"))
+        said = "its text has flags=(complain), so the mode is Complain, which only logs"
+        return (asked, said) if await _passes(asked, judge) else None
+    if spec.selinux and reason is Reason.STATEMENT_REFUSED:
+        policy, named = without_permissive(spec.selinux.policy)
+        asked = replace(spec, selinux=replace(spec.selinux, policy=policy, mode="Permissive"))
+        if not named or not await _passes(asked, judge):
+            return None
+        # the mode is that of all types of a module: where some were not permissive it would be another module
+        if named == set(judge_module(read_cil(policy)).types):
+            said = "its text makes its types permissive, so the mode is Permissive, which only logs"
+            return asked, f"{said}; `typepermissive` was taken out"
+    return None
 
 
 async def _passes(spec: ProfileSpec, judge: Judge) -> bool:

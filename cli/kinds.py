@@ -13,16 +13,26 @@ import msgspec
 import yaml
 
 from ..crds.models import Facts, ProfileNode, decode
-from ..profiles.kinds import COMMON
+from ..crds.names import SECCOMP
+from ..profiles.kinds import COMMON_OF
 
 
 class UnknownKindError(Exception):
     """What was given names no kind of node; the message says why and what would."""
 
 
-def common() -> dict[str, Facts]:
-    """Return the common kinds of nodes by their names, such as `debian-12`."""
-    return {f"{one.os.id}-{one.os.version}": one for one in COMMON}
+def common(profile_type: str = SECCOMP) -> dict[str, Facts]:
+    """Return the common kinds of nodes that hold a type of profile, by their names.
+
+    Such as `debian-12`, and `debian-13-selinux` where the distribution's own choice is another module. Every
+    kind holds seccomp profiles.
+    """
+    return {_name(one): one for one in COMMON_OF[profile_type]}
+
+
+def _name(facts: Facts) -> str:
+    unusual = "-selinux" if facts.selinux.policy == "default" else ""
+    return f"{facts.os.id}-{facts.os.version}{unusual}"
 
 
 def kinds_of(given: Iterable[str]) -> dict[str, Facts]:
@@ -54,7 +64,7 @@ def _from_file(given: str) -> dict[str, Facts]:
         raise UnknownKindError(f"{given}: {' '.join(str(error).split())}") from error
     if not found:
         raise UnknownKindError(
-            f"{given} has no facts of a node with AppArmor; `kubectl get profilenodes -o yaml` gives some"
+            f"{given} has no facts of nodes that hold profiles; `kubectl get profilenodes -o yaml` gives some"
         )
     return found
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from ..crds.errors import InputFault
-from ..crds.models import Facts
+from ..crds.facts import facts_key
 from ..crds.reasons import Reason
 from ..profiles.check import Judge, check, described
+from ..profiles.kinds import COMMON_OF
 from ..profiles.parser import Parser, fault_message
 from ..profiles.rendering import Renderer
 from .findings import Finding, line_of
@@ -20,14 +21,12 @@ from .sources import Source
 
 
 async def lint(
-    found: Iterable[Source],
-    parser: Parser,
-    kinds: Mapping[str, Facts],
-    done: Callable[[], None] = lambda: None,
+    found: Iterable[Source], parser: Parser, done: Callable[[], None] = lambda: None
 ) -> list[Finding]:
-    """Return what is wrong with profiles, in their order; `kinds` of nodes that templates are rendered for.
+    """Return what is wrong with profiles, in their order.
 
-    `done` is called after each. Raises NodeFault where the parser can't be run.
+    Templates are rendered for the common kinds of nodes that hold their type. `done` is called after each.
+    Raises NodeFault where the parser can't be run.
     """
     slots = asyncio.Semaphore(os.cpu_count() or 1)
     async with Renderer() as renderer:
@@ -35,7 +34,7 @@ async def lint(
 
         async def one(source: Source) -> list[Finding]:
             async with slots:
-                findings = await _judged(source, judge, kinds)
+                findings = await _judged(source, judge)
             done()
             return findings
 
@@ -47,7 +46,8 @@ async def lint(
     return [finding for task in running for finding in task.result()]
 
 
-async def _judged(source: Source, judge: Judge, kinds: Mapping[str, Facts]) -> list[Finding]:
+async def _judged(source: Source, judge: Judge) -> list[Finding]:
+    kinds = {facts_key(one): one for one in COMMON_OF[source.spec.type]}
     try:
         accepted = await check(source.spec, judge, kinds)
     except InputFault as fault:

@@ -212,7 +212,7 @@ def nodes_command(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Show the nodes, and what their kernels hold.
+    """Show the nodes, what they can hold, and what they do.
 
     Ends with 1 where a named node has problems, or a report that is not of now.
 

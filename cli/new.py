@@ -46,22 +46,45 @@ profile {name} flags=(attach_disconnected,mediate_deleted) {{
 _SELINUX = """\
 ; pods name the process type {block}.process in seLinuxOptions
 (block {block}
-    ; what every container may do; others to inherit: net_container, log_container, home_container, ...
-    (blockinherit container)
-    ; what this one may do besides: read the node's configuration files
-    (allow process etc_t (dir (getattr open read search)))
-    (allow process etc_t (file (getattr ioctl map open read)))
+    (type process)
+    (roletype system_r process)
+
+    ; what every container may do; container_net_domain is the network, mcs_constrained_type keeps pods apart
+    (typeattributeset domain (process))
+    (typeattributeset container_domain (process))
+    (typeattributeset container_net_domain (process))
+    (typeattributeset mcs_constrained_type (process))
+    ; a name that only some nodes' policies have, in an optional: elsewhere it is left out
+    (optional {block}_debian
+        (typeattributeset container_system_domain (process)))
+
+    ; the container's own files: its image, its volumes
+    (allow process container_file_t (dir (add_name create getattr ioctl lock open read remove_name rename)))
+    (allow process container_file_t (dir (reparent rmdir search setattr write)))
+    (allow process container_file_t (file (append create getattr ioctl link lock open read rename setattr)))
+    (allow process container_file_t (file (execute execute_no_trans map unlink write)))
+    (allow process container_file_t (lnk_file (create getattr read rename setattr unlink)))
+    (allow process container_file_t (fifo_file (append create getattr open read rename setattr unlink write)))
+    (allow process container_file_t (sock_file (append create getattr open read rename setattr unlink write)))
+    (allow process container_file_t (chr_file (append getattr ioctl lock map open read write)))
+    (allow process proc_t (file (getattr ioctl lock open read)))
+
+    ; what this one may do besides: read the node's logs, in a hostPath of /var/log
+    (allow process var_log_t (dir (getattr open read search)))
+    (allow process var_log_t (file (getattr ioctl lock map open read)))
 )
 """
 _HEADS = {
     "AppArmor": """\
-# Check it with `hauberk lint FILE`, apply it, and wait: `kubectl wait --for=condition=Ready secprof/{name}`.
+# For nodes with AppArmor. Check it with `hauberk lint FILE`, apply it, and wait:
+# `kubectl wait --for=condition=Ready secprof/{name}`.
 {usage}""",
     "SELinux": """\
-# A module in CIL, the language that udica writes. Check it with `hauberk lint FILE`.
+# A module in CIL, for nodes with SELinux; docs/selinux.md goes through one. Check it: `hauberk lint FILE`.
 {usage}""",
     "Seccomp": """\
-# The JSON of the OCI runtime specification: what is not listed fails with EPERM.
+# The JSON of the OCI runtime specification: what is not listed fails with EPERM. It holds for containers that
+# start once it is Ready; docs/seccomp.md says more.
 {usage}""",
 }
 _USAGES = {

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..crds.errors import InputFault
-from ..crds.facts import facts_key
+from ..crds.facts import facts_key, supports
 from ..crds.models import Facts
 from ..crds.names import ANY_FACTS
+from ..crds.reasons import Reason
 from ..profiles.check import Accepted, Judge, check, described
 from ..profiles.parser import fault_message
+from .kinds import common
 from .manifest import as_yaml
 from .sources import Source
 
@@ -48,16 +50,26 @@ class Rendering:
     failed: tuple[Failed, ...] = ()
 
 
-async def render(found: Iterable[Source], judge: Judge, kinds: Mapping[str, Facts]) -> list[Rendering]:
-    """Return what policies become for `kinds` of nodes, which are given by their names.
+async def render(found: Iterable[Source], judge: Judge, given: Mapping[str, Facts]) -> list[Rendering]:
+    """Return what policies become for kinds of nodes, by their names; where none is given, for common ones.
 
     Raises:
         NodeFault: the parser or the renderer could not be run.
     """
-    return [await _rendering(source, judge, kinds) for source in found]
+    return [await _rendering(source, judge, given) for source in found]
 
 
-async def _rendering(source: Source, judge: Judge, kinds: Mapping[str, Facts]) -> Rendering:
+async def _rendering(source: Source, judge: Judge, given: Mapping[str, Facts]) -> Rendering:
+    profile_type = source.spec.type
+    # as in the cluster, no text is made for nodes that can't hold it; bare facts may not say
+    kinds = {
+        name: facts
+        for name, facts in (given or common(profile_type)).items()
+        if not facts.lsms or supports(facts, profile_type)
+    }
+    if not kinds:
+        message = f"none of these nodes holds profiles of the type {profile_type}"
+        return Rendering(source.file, source.name, failed=(Failed(tuple(given), Reason.NO_NODES, message),))
     names: dict[str, list[str]] = {ANY_FACTS: list(kinds)}
     for name, facts in kinds.items():
         names.setdefault(facts_key(facts), []).append(name)

@@ -22,7 +22,7 @@ from ..crds.reasons import Reason
 from ..profiles.parser import plain
 from .differences import Difference, Effects, Field, TextChange
 from .states import OnNode, State
-from .views import NodeDetail, NodeRow, ProfileRow, ProfileView
+from .views import UNSEEN, NodeDetail, NodeRow, ProfileRow, ProfileView
 from .waiting import Standing
 
 # Names in a sentence; JSON has them all.
@@ -167,21 +167,27 @@ def nodes(rows: Sequence[NodeRow]) -> RenderableType:
         "NODE",
         "OS",
         "KERNEL",
-        "LSM",
+        "TYPES",
         "RUNTIME",
         "PROFILES",
         "PROBLEMS",
-        folded=("NODE", "OS", "LSM", "RUNTIME"),
+        folded=("NODE", "OS", "TYPES", "RUNTIME"),
     )
     for one in rows:
         # the release up to its flavour: in full it stands with the node's name, and in JSON
-        facts = map(_cell, (one.os, one.kernel.partition("-")[0], _modules(one), one.runtime, one.profiles))
+        facts = map(_cell, (one.os, one.kernel.partition("-")[0], _types(one), one.runtime, one.profiles))
         table.add_row(_cell(one.node), *facts, _cell(str(one.problems), _BAD if one.problems else ""))
     return Group(table, *_sentences((one.node, one.note) for one in rows if one.note))
 
 
-def _modules(one: NodeRow) -> str:
-    named = ["AppArmor" if one.app_armor else "", f"SELinux {one.selinux}" if one.selinux else ""]
+def _types(one: NodeRow) -> str:
+    """Return the types of profiles that a node can hold; SELinux with its mode where that is known."""
+    mode = one.selinux.replace(UNSEEN, "")
+    named = (
+        "AppArmor" if one.app_armor else "",
+        f"SELinux {mode}".strip() if one.selinux else "",
+        "Seccomp" if one.seccomp else "",
+    )
     return ", ".join(filter(None, named))
 
 
@@ -194,18 +200,20 @@ def node(one: NodeDetail) -> RenderableType:
         "System:": summary.os,
         "Kernel:": " ".join(filter(None, (summary.kernel, one.arch))),
         "Runtime:": summary.runtime,
-        "Modules:": ", ".join(one.lsms) or _modules(summary),
-        "AppArmor:": _app_armor(one),
-        "SELinux:": summary.selinux or "no",
+        "Modules:": ", ".join(one.lsms),
+        # of a node without a report nothing is known
+        "AppArmor:": one.boot_id and _app_armor(one),
+        "SELinux:": one.boot_id and _selinux(one),
+        "Seccomp:": one.boot_id and ("yes" if summary.seccomp else "no"),
         "Boot:": one.boot_id,
     }
     for name, said in rows.items():
         head.add_row(name, words(said or "-"))
     parts: list[RenderableType] = [head, *_sentences([(summary.node, summary.note)] if summary.note else [])]
     if one.held:
-        table = _table("PROFILE", "REVISION", "MODE", "DIGEST", folded=("PROFILE",))
+        table = _table("PROFILE", "TYPE", "REVISION", "MODE", "DIGEST", folded=("PROFILE",))
         for held in one.held:
-            table.add_row(*map(_cell, (held.profile, held.revision, held.mode, held.digest)))
+            table.add_row(*map(_cell, (held.profile, held.type, held.revision, held.mode, held.digest)))
         parts += ["", table]
     problems = ((name, f"{problem.reason}: {problem.message}") for name, problem in one.problems.items())
     repairs = ((name, f"{found.count} times: {found.message}") for name, found in one.repairs.items())
@@ -229,6 +237,16 @@ def _app_armor(one: NodeDetail) -> str:
         return "no"
     own = f"; the node's own parser knows ABI {one.host_parser}" if one.host_parser else ""
     return f"yes, {len(one.features)} features{own}"
+
+
+def _selinux(one: NodeDetail) -> str:
+    mode = one.summary.selinux
+    if mode == UNSEEN:
+        return "yes; its mode and policy are seen once a SELinux or Seccomp profile exists"
+    if not mode:
+        return "no"
+    levels = "with levels" if one.mls else "without levels"
+    return f"yes, {mode}; policy {one.selinux_policy or 'without a name'}, {levels}"
 
 
 def difference(one: Difference) -> list[RenderableType]:

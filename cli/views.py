@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..crds.facts import supports
 from ..crds.models import (
     Condition,
     Metadata,
@@ -24,9 +25,13 @@ from ..crds.models import (
     Section,
     SecurityProfile,
 )
+from ..crds.names import SELINUX
 from ..crds.reasons import Reason
 from .states import NodeView, OnNode, Seen, on_nodes
 from .waiting import current
+
+# Of a node's SELinux: its mode and policy, for an agent that is not privileged.
+UNSEEN = "unseen"
 
 
 class ProfileRow(Model, frozen=True, omit_defaults=False):
@@ -66,13 +71,28 @@ class ProfileView(Model, frozen=True, omit_defaults=False):
 
 
 class NodeRow(Model, frozen=True, omit_defaults=False):
-    """A node in one line; `note` says why its report may not be what is so now."""
+    """A node in one line.
+
+    Attributes:
+        node: its name.
+        os: distribution and version.
+        kernel: its release.
+        app_armor: it can hold profiles of the type AppArmor.
+        selinux: the mode of its SELinux: enforcing or permissive; `unseen` where it has SELinux, and only the
+            agent of nodes that load modules could tell; empty without SELinux.
+        seccomp: it can hold profiles of the type Seccomp.
+        runtime: of containers.
+        profiles: in force, of those wanted.
+        problems: how many there are.
+        note: why its report may not be what is so now.
+    """
 
     node: str
     os: str
     kernel: str
     app_armor: bool
     selinux: str
+    seccomp: bool
     runtime: str
     profiles: str
     problems: int
@@ -80,9 +100,10 @@ class NodeRow(Model, frozen=True, omit_defaults=False):
 
 
 class Held(Model, frozen=True, omit_defaults=False):
-    """One profile that a node's kernel holds."""
+    """One profile that a node holds."""
 
     profile: str
+    type: str
     revision: str
     mode: str
     digest: str
@@ -96,6 +117,8 @@ class NodeDetail(Model, frozen=True, omit_defaults=False):
     lsms: list[str]
     host_parser: str
     features: list[str]
+    selinux_policy: str
+    mls: bool
     boot_id: str
     held: list[Held]
     problems: dict[str, Problem]
@@ -149,7 +172,7 @@ def _node_row(name: str, seen: Seen) -> NodeRow:
     report = seen.reports.get(name)
     note = _note(seen.nodes, name, report)
     if report is None:
-        return NodeRow(name, "", "", False, "", "", "", 0, note)
+        return NodeRow(name, "", "", False, "", False, "", "", 0, note)
     facts = report.status.facts
     section = _together(report.status) if report.status.sections else None
     return NodeRow(
@@ -157,7 +180,8 @@ def _node_row(name: str, seen: Seen) -> NodeRow:
         os=f"{facts.os.id} {facts.os.version}".strip(),
         kernel=facts.kernel,
         app_armor=facts.app_armor.enabled,
-        selinux=facts.selinux.mode,
+        selinux=facts.selinux.mode or (UNSEEN if supports(facts, SELINUX) else ""),
+        seccomp=facts.seccomp,
         runtime=f"{facts.runtime.name} {facts.runtime.version}".strip(),
         profiles=_in_force(section),
         problems=len(section.problems) if section else 0,
@@ -201,8 +225,17 @@ def node_detail(name: str, seen: Seen) -> NodeDetail | None:
         lsms=facts.lsms,
         host_parser=facts.app_armor.host_parser,
         features=facts.app_armor.features,
+        selinux_policy=facts.selinux.policy,
+        mls=facts.selinux.mls,
         boot_id=report.status.boot_id,
-        held=[_held(profile, entry) for profile, entry in sorted(section.profiles.items())],
+        held=sorted(
+            (
+                _held(profile, kind, entry)
+                for kind, part in report.status.sections.items()
+                for profile, entry in part.profiles.items()
+            ),
+            key=lambda one: one.profile,
+        ),
         problems=section.problems,
         repairs=section.repairs,
         orphans=section.orphans,
@@ -222,7 +255,7 @@ def _together(status: NodeStatus) -> Section:
     )
 
 
-def _held(profile: str, entry: str) -> Held:
+def _held(profile: str, profile_type: str, entry: str) -> Held:
     revision, _, rest = entry.partition("/")
     mode, _, digest = rest.partition("/")
-    return Held(profile, revision, mode, digest)
+    return Held(profile, profile_type, revision, mode, digest)

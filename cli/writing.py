@@ -62,7 +62,7 @@ def render_command(
             "--facts",
             metavar="FILE|KIND",
             help="A kind of node: a common one, or a file with ProfileNodes. Several are possible; "
-            "without any, all common ones.",
+            "without any, all common ones that hold the profile's type.",
             autocompletion=lambda: list(common()),
         ),
     ] = None,
@@ -73,7 +73,8 @@ def render_command(
     """Show what a policy becomes for kinds of nodes.
 
     Prints each distinct text with the kinds that it is for, after the check that the cluster would make.
-    Common kinds are debian-12, debian-13, ubuntu-22.04 and ubuntu-24.04.
+    Common kinds are debian-12, debian-13, ubuntu-22.04 and ubuntu-24.04 with AppArmor, and fedora-43,
+    rhel-9.6, rhel-10.0 and debian-13-selinux with SELinux; all hold seccomp profiles.
 
     \b
     Examples:
@@ -83,7 +84,7 @@ def render_command(
       hauberk render app.yaml --facts nodes.yaml
     """  # noqa: D301 - \b is click's own: it keeps the lines below
     try:
-        kinds = kinds_of(facts or list(common()))
+        kinds = kinds_of(facts or ())
         found = [one for name, text in texts([file]) for one in sources(name, text)]
     except UnknownKindError as error:
         wrong_use(str(error))

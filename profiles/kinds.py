@@ -24,18 +24,20 @@ def _kind(system: OperatingSystem, kernel: str, features: tuple[str, ...], abi: 
         os=system,
         kernel=kernel,
         arch="x86_64",
+        lsms=["capability", "apparmor"],
         app_armor=AppArmorFacts(features=sorted(features), enabled=True, host_parser=abi),
         seccomp=True,
         runtime=Runtime(name="containerd", version="1.7.24"),
     )
 
 
-def _with_selinux(system: OperatingSystem, kernel: str) -> Facts:
+def _with_selinux(system: OperatingSystem, kernel: str, policy: str = "targeted") -> Facts:
     return Facts(
         os=system,
         kernel=kernel,
         arch="x86_64",
-        selinux=SELinuxFacts(policy="targeted", mls=True, mode="enforcing"),
+        lsms=["capability", "selinux"],
+        selinux=SELinuxFacts(policy=policy, mls=True, mode="enforcing"),
         seccomp=True,
         runtime=Runtime(name="cri-o", version="1.32.0"),
     )
@@ -51,6 +53,7 @@ _SELINUX = (
     _with_selinux(OperatingSystem(id="fedora", version="43"), "6.17.0"),
     _with_selinux(OperatingSystem(id="rhel", version="9.6", like="fedora"), "5.14.0"),
     _with_selinux(OperatingSystem(id="rhel", version="10.0", like="centos fedora"), "6.12.0"),
+    _with_selinux(OperatingSystem(id="debian", version="13"), "6.12.0", "default"),
 )
 
 # By the type of profiles that their kernels hold.

@@ -43,6 +43,8 @@ TRANSITIONS = 256
 EXTENDED, NUMBERS = 64, 1 << 14
 # A kernel compares a child with its parent over all rules of a policy.
 BOUNDS = 16
+# The way out of what only the types of the node are guarded by.
+_LIFTED = "(spec.selinux.allowHostTypes lifts this, for who has the right to set it)"
 
 # In an optional that libsepol leaves out they would be gone, and their names would be the node's.
 _DECLARING = frozenset({*TYPES, *SETS, "typealiasactual", "block", "blockabstract"})
@@ -247,14 +249,15 @@ class _Judging:
             raise refused(
                 one,
                 f"gives its types the attribute {name} of the node's policy; those that it may give are "
-                f"{', '.join(sorted(HOST_ATTRIBUTES))}",
+                f"{', '.join(sorted(HOST_ATTRIBUTES))} {_LIFTED}",
             )
         for member in cil.symbols(part(one, 2)):
             owned = self.blocks.find(member, path)
             if not is_name(member) or not (owned or self.any):
                 raise refused(
                     one,
-                    f"puts {member} into {name}; it may put in the types that the module declares, by name",
+                    f"puts {member} into {name}; it may put in the types that the module declares, by name"
+                    f"{f' {_LIFTED}' if is_name(member) else ''}",
                 )
             if found and owned:
                 self.edges["typeattributeset"].setdefault(found, []).append(owned)
@@ -275,7 +278,9 @@ class _Judging:
     def _expansion(self, one: Statement, path: Path) -> None:
         for name in cil.symbols(part(one, 1)):
             if not self.blocks.find(name, path):
-                raise self._foreign(one, name, path)
+                raise refused(
+                    one, f"is about {name}, which the module does not declare; leave that to the node"
+                )
         if word(one, 2) != "false":
             raise refused(one, "has rules written out for each type of an attribute; leave that to the node")
 
@@ -307,7 +312,8 @@ class _Judging:
                 f"is about {name}, which what is inherited could have too; write .{name} for the module's",
             )
         return refused(
-            one, f"is about {name}, which the module does not declare; it may say what its own types do"
+            one,
+            f"is about {name}, which the module does not declare; it may say what its own types do {_LIFTED}",
         )
 
     def _found(self, one: Statement, at: int, path: Path, keyword: str) -> Path:
@@ -340,10 +346,14 @@ class _Judging:
             return
         taken = next((name for name in named if name in guarded[kind] or name in _OPERATORS), "")
         if taken and (guarded is CHANGES_THE_KERNEL or kind in CHANGES_THE_KERNEL):
-            raise refused(one, f"gives {kind} {taken}; with that a container changes the node's kernel")
+            raise refused(
+                one, f"gives {kind} {taken}; with that a container changes the node's kernel {_LIFTED}"
+            )
         if taken:
             raise refused(
-                one, f"gives {kind} {taken} over what is not the module's; with that a container gets out"
+                one,
+                f"gives {kind} {taken} over what is not the module's; with that a container gets out "
+                f"{_LIFTED}",
             )
 
     # --- once all statements are known --------------------------------------------------------------------
@@ -352,7 +362,9 @@ class _Judging:
         """Refuse blocks that other modules would inherit where they mean the node's."""
         for one in self.roots:
             if not self.any and (name := word(one, 1)) in self.bases:
-                raise refused(one, f"has the name of a block that others inherit, {name}; choose another one")
+                raise refused(
+                    one, f"has the name of a block that others inherit, {name}; choose another one {_LIFTED}"
+                )
 
     def _refuse_unbound(self) -> None:
         for path, block in self.blocks.filled.items():

@@ -29,7 +29,8 @@ _WHY = {
     **dict.fromkeys(("user", "userrole", "userlevel", "userrange", "role", "roleallow"), _POLICY),
     "deny": "takes from other modules what they allow",
     "neverallow": "can break other modules",
-    "typepermissive": "makes a domain that confines nothing; a profile's text may not",
+    "typepermissive": "makes a domain that confines nothing; for the types that the module declares, set "
+    "spec.selinux.mode to Permissive instead",
     "src_info": "is for what compilers write",
     "<src_info>": "is for what compilers write",
 }

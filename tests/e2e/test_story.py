@@ -37,7 +37,11 @@ from tests.e2e.cluster import (
     wait_ready,
 )
 
-LIBRARY = sorted((ROOT / "profiles" / "library").glob("*.yaml"))
+LIBRARY = sorted(
+    file
+    for file in (ROOT / "profiles" / "library").glob("*.yaml")
+    if yaml.safe_load(file.read_text())["spec"]["type"] == "AppArmor"
+)
 DENY_WRITE = "k8s-apparmor-example-deny-write"
 
 

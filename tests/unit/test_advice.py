@@ -16,8 +16,9 @@ from hauberk.profiles.parser import Parser
 KINDS = {described(one): one for one in COMMON}
 GOOD = "signal (receive) peer=runc,"
 LIBRARY = {
-    file.stem: yaml.safe_load(file.read_text())["spec"]["appArmor"]
+    file.stem: spec["appArmor"]
     for file in sorted((Path(__file__).parents[2] / "profiles" / "library").glob("*.yaml"))
+    if (spec := yaml.safe_load(file.read_text())["spec"])["type"] == "AppArmor"
 }
 
 

@@ -27,7 +27,7 @@ def chosen(*words: str) -> tuple[list[str], str]:
     ("words", "found", "directive"),
     [
         (["r"], ["render"], ":4"),
-        (["render", "--facts", "deb"], ["debian-12", "debian-13"], ":4"),
+        (["render", "--facts", "deb"], ["debian-12", "debian-13", "debian-13-selinux"], ":4"),
         (["lint", "-o", ""], ["text", "json", "sarif"], ":4"),
         (["new", "s"], ["selinux", "seccomp"], ":4"),
         (["lint", ""], [], ":0"),  # the shell's own: files
@@ -45,7 +45,7 @@ def test_every_command_is_a_choice():
 def test_a_choice_is_one_line_with_what_it_is():
     lines = choices(["render", "--"]).splitlines()
     (facts,) = [line for line in lines if line.startswith("--facts\t")]
-    assert facts.endswith("without any, all common ones.")
+    assert facts.endswith("without any, all common ones that hold the profile's type.")
 
 
 def test_it_runs_as_kubectl_runs_it():

@@ -127,3 +127,34 @@ def test_names_are_near_to_what_was_said(said: str, name: str):
 )
 def test_brackets_are_counted_as_cil_reads_them(text: str, whole: bool):
     assert balanced(text) == whole
+
+
+@pytest.mark.parametrize(
+    ("policy", "mode"),
+    [
+        ("(block a (type t) (typepermissive t))", "Permissive"),
+        ("(block a (type t))\n(typepermissive a.t)", "Permissive"),
+        ("(block a (type t))\n(typepermissive .a.t)", "Permissive"),
+        ("(block a (blockinherit container) (typepermissive process))", "Permissive"),
+        ("(block a (type t) (block b (type u) (typepermissive t) (typepermissive u)))", "Permissive"),
+        ("(block a (type t) (optional o (typepermissive t)))", "Permissive"),
+        ("(block a (type t) ; (typepermissive t)\n)", "Enforce"),
+        # of the host, of one type among several, and beside what is refused for another reason
+        ("(block a (type t) (typepermissive init_t))", "Enforce"),
+        ("(block a (type t) (typepermissive t) (typepermissive init_t))", "Enforce"),
+        ("(block a (type t) (type u) (typepermissive t))", "Enforce"),
+        ("(block a (type t) (typepermissive t) (allow init_t t (file (read))))", "Enforce"),
+    ],
+)
+def test_a_module_is_permissive_as_its_text_made_its_types(tmp_path: Path, policy: str, mode: str):
+    (tmp_path / "a.cil").write_text(policy)
+    code, out, err = run(str(tmp_path / "a.cil"))
+    (one,) = sources("-", out)
+    assert code == 0
+    assert one.spec.selinux
+    assert one.spec.selinux.mode == mode
+    if mode == "Permissive":
+        assert "typepermissive" not in one.spec.selinux.policy
+        assert "refuse" not in err
+    else:
+        assert one.spec.selinux.policy == policy + "\n"

@@ -182,7 +182,7 @@ def test_of_a_folder_only_profiles_are_taken(tmp_path: Path):
 
 def test_the_library_passes():
     code, _, err = run(str(ROOT / "profiles" / "library"))
-    assert (code, err.partition(":")[0]) == (0, "8 profiles")
+    assert (code, err.partition(":")[0]) == (0, "12 profiles")
 
 
 def test_help_has_examples_and_exit_codes():

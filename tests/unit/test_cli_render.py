@@ -151,7 +151,7 @@ def test_facts_are_read_in_every_form(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: Pod\n", "no facts of a node with AppArmor"),
+        ("kind: Pod\n", "no facts of nodes that hold profiles"),
         ("os: {id: [1]}\n", "Expected `str`, got `array`"),
         ("a: [\n", "did not find expected"),
     ],
@@ -169,3 +169,18 @@ def test_an_unknown_kind_is_wrong_use():
         "",
         f"error: plan-9 is neither a file with facts nor a common kind of node ({', '.join(common())})\n",
     )
+
+
+def test_without_a_kind_the_common_ones_of_its_type_are_taken():
+    policy = "(block a (type t){% if node.os.id == 'debian' %} (type u){% endif %})"
+    spec = {"type": "SELinux", "selinux": {"policy": policy}, "template": {}}
+    body = yaml.safe_dump({**yaml.safe_load(HEAD), "spec": spec})
+    assert run("-", given=body)[1] == (
+        "# app, for fedora-43, rhel-9.6, rhel-10.0\n(block a (type t))\n\n"
+        "# app, for debian-13-selinux\n(block a (type t) (type u))\n"
+    )
+    code, out, _ = run("-", "--facts", "debian-12", "--facts", "fedora-43", given=body)
+    assert (code, out) == (0, "# app, for fedora-43\n(block a (type t))\n")
+    code, out, err = run("-", "--facts", "debian-12", given=body)
+    assert (code, out) == (1, "")
+    assert "for debian-12: none of these nodes holds profiles of the type SELinux [NoNodes]" in err

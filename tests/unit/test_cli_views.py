@@ -60,6 +60,7 @@ DEBIAN = Facts(
     arch="x86_64",
     lsms=["lockdown", "capability", "apparmor"],
     app_armor=AppArmorFacts(features=["file", "signal"], enabled=True, host_parser="3.0"),
+    seccomp=True,
     runtime=Runtime(name="containerd", version="1.7.24"),
 )
 TRIXIE = msgspec.structs.replace(DEBIAN, os=OperatingSystem(id="debian", version="13"), kernel="6.12.1")
@@ -292,26 +293,39 @@ The operator has not looked at generation 1 yet; is hauberk-operator running?
 
 def test_the_table_of_nodes():
     rocky = OperatingSystem(id="rocky", version="9")
-    permissive = Facts(kernel="5.14.0", os=rocky, selinux=SELinuxFacts(mode="permissive"))
-    found = seen(*(MIXED.nodes or {}).values(), *MIXED.reports.values(), report("worker-6", facts=permissive))
+    unseen = Facts(kernel="5.14.0", os=rocky, lsms=["selinux"], seccomp=True)
+    permissive = msgspec.structs.replace(unseen, selinux=SELinuxFacts(mode="permissive"))
+    enforcing = msgspec.structs.replace(unseen, selinux=SELinuxFacts(mode="enforcing"))
+    found = seen(
+        *(node("se-1"), node("se-2"), report("se-1", facts=unseen), report("se-2", facts=enforcing)),
+        *(MIXED.nodes or {}).values(),
+        *MIXED.reports.values(),
+        report("worker-6", facts=permissive),
+    )
     assert (
         shown([tables.nodes(views.node_rows(found))])
         == """\
-NODE      OS         KERNEL  LSM              RUNTIME         PROFILES  PROBLEMS
-cp-1      debian 12  6.1.0   AppArmor         containerd      1/1       0
-                                              1.7.24
+NODE      OS         KERNEL  TYPES            RUNTIME         PROFILES  PROBLEMS
+cp-1      debian 12  6.1.0   AppArmor,        containerd      1/1       0
+                             Seccomp          1.7.24
+se-1      rocky 9    5.14.0  SELinux,         -               -         0
+                             Seccomp
+se-2      rocky 9    5.14.0  SELinux          -               -         0
+                             enforcing,
+                             Seccomp
 windows   -          -       -                -               -         0
-worker-1  debian 12  6.1.0   AppArmor         containerd      1/1       0
-                                              1.7.24
-worker-2  debian 12  6.1.0   AppArmor         containerd      0/1       1
-                                              1.7.24
-worker-3  debian 12  6.1.0   AppArmor         containerd      1/1       0
-                                              1.7.24
-worker-4  debian 12  6.1.0   AppArmor         containerd      1/1       0
-                                              1.7.24
+worker-1  debian 12  6.1.0   AppArmor,        containerd      1/1       0
+                             Seccomp          1.7.24
+worker-2  debian 12  6.1.0   AppArmor,        containerd      0/1       1
+                             Seccomp          1.7.24
+worker-3  debian 12  6.1.0   AppArmor,        containerd      1/1       0
+                             Seccomp          1.7.24
+worker-4  debian 12  6.1.0   AppArmor,        containerd      1/1       0
+                             Seccomp          1.7.24
 worker-5  -          -       -                -               -         0
 worker-6  rocky 9    5.14.0  SELinux          -               -         0
-                             permissive
+                             permissive,
+                             Seccomp
 
   windows: no Linux node with a kernel of its own; Hauberk leaves it alone
   worker-3: the node is not Ready; its last report stands here
@@ -343,10 +357,11 @@ Runtime:   containerd 1.7.24
 Modules:   lockdown, capability, apparmor
 AppArmor:  yes, 2 features; the node's own parser knows ABI 3.0
 SELinux:   no
+Seccomp:   yes
 Boot:      bbbbbbbb
 
-PROFILE  REVISION    MODE     DIGEST
-web      1111111111  enforce  0123456789
+PROFILE  TYPE      REVISION    MODE     DIGEST
+web      AppArmor  1111111111  enforce  0123456789
 
 Problems:
   db: HostOwned: the node has a profile web of its own, which Hauberk did not
@@ -363,6 +378,55 @@ Remarks:
 """
     )
     assert views.node_detail("nope", MIXED) is None
+
+
+def test_all_of_a_node_with_selinux():
+    facts = Facts(
+        os=OperatingSystem(id="rocky", version="9"),
+        kernel="5.14.0",
+        lsms=["capability", "selinux"],
+        selinux=SELinuxFacts(policy="targeted", mls=True, mode="enforcing"),
+        seccomp=True,
+    )
+    status = NodeStatus(
+        boot_id=BOOT,
+        facts=facts,
+        selinux=Section(profiles={"web": "1111111111/enforcing/0123456789"}),
+        seccomp=Section(profiles={"calls": "2222222222/enforce/0123456789"}),
+    )
+    detail = views.node_detail(
+        "one", seen(node("one"), ProfileNode(metadata=Metadata(name="one"), status=status))
+    )
+    assert detail
+    assert (
+        shown([tables.node(detail)])
+        == """\
+Name:      one
+System:    rocky 9
+Kernel:    5.14.0
+Runtime:   -
+Modules:   capability, selinux
+AppArmor:  no
+SELinux:   yes, enforcing; policy targeted, with levels
+Seccomp:   yes
+Boot:      bbbbbbbb
+
+PROFILE  TYPE     REVISION    MODE       DIGEST
+calls    Seccomp  2222222222  enforce    0123456789
+web      SELinux  1111111111  enforcing  0123456789
+"""
+    )
+
+
+def test_what_the_unprivileged_agent_can_not_see_of_selinux():
+    facts = Facts(lsms=["selinux"], seccomp=True)
+    detail = views.node_detail("one", seen(node("one"), report("one", facts=facts), node("two")))
+    assert detail
+    told = shown([tables.node(detail)])
+    assert "SELinux:   yes; its mode and policy are seen once a SELinux or Seccomp profile\n" in told
+    unknown = views.node_detail("two", seen(node("two")))
+    assert unknown
+    assert "AppArmor:  -\nSELinux:   -\nSeccomp:   -\n" in shown([tables.node(unknown)])
 
 
 def test_what_would_steer_a_terminal_is_taken_out():
