@@ -73,7 +73,7 @@ def test_what_goes_together(one: str, other: str, expected: bool):
         ("/var/lib/hauberk/apparmor/chaos-gone.json", True),
         ("/var/lib/hauberk/apparmor/.chaos-a.json.new", True),
         ("/var/lib/hauberk/apparmor/chaos-a.torn", True),
-        ("/var/lib/hauberk/loading.json", True),
+        ("/var/lib/hauberk/loading/apparmor.json", True),
         ("/var/lib/hauberk/adopted/chaos-gone.json", True),
         ("/var/lib/hauberk/something-of-later", False),
     ],

@@ -29,6 +29,7 @@ from hauberk.crds.names import APPARMOR, CONTRACT, SECCOMP, SELINUX, text_id
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import agent as agents
 from hauberk.daemonset import reconciler as reconcilers
+from hauberk.daemonset import selinux
 from hauberk.daemonset.agent import Agent
 from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.backend import Backend
@@ -50,6 +51,12 @@ TEXTS = {
 }
 BASE = "(block {0} (blockabstract {0}))"
 INHERITS = "(block {0} (type process) (blockinherit {1}))"
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing waited for that might come up too, but where a test says so."""
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.0)
 
 
 def revision(
@@ -531,3 +538,35 @@ async def test_what_selinux_is_now_is_told(node: Node):
         await api.reports(SECCOMP, {"c": "d1", "d": "d1"})
         assert agent.facts.selinux.mode == "permissive"
     assert api.written[-1].status.facts.selinux.mode == "permissive"
+
+
+# --- gathering ---------------------------------------------------------------------------------------------
+
+
+async def test_what_comes_up_one_by_one_goes_into_one_run(node: Node, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.3)
+    loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
+    for number in range(4):
+        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number + 1))))
+        for _ in range(4):
+            await loop.reconcile(compiling)
+            await asyncio.sleep(0.01)
+    assert node.store.runs == []
+    async with asyncio.timeout(5):
+        while not node.store.runs:
+            await loop._wait(loop._next(compiling))
+            await loop.reconcile(compiling)
+    assert [one.count("-i") for one in node.store.runs] == [4]
+
+
+async def test_what_never_ends_coming_up_is_not_waited_for(node: Node, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.1)
+    loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
+    began, number = time.monotonic(), 0
+    while not node.store.runs:
+        number += 1
+        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number))))
+        await loop.reconcile(compiling)
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.1 * reconcilers.LONGEST_QUIET
