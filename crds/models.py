@@ -290,8 +290,12 @@ class AppArmorFacts(Model, frozen=True, kw_only=True, omit_defaults=False):
     host_parser: str = ""
 
 
-class SELinuxFacts(Model, frozen=True, kw_only=True):
-    """What SELinux is on the node; empty where the kernel runs without, or the agent can't see it."""
+class SELinuxFacts(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """What SELinux is on the node; empty where the kernel runs without, or the agent can't see it.
+
+    Its fields are always written: the API server makes null of an object that was applied with fields and is
+    applied without any, and then refuses that.
+    """
 
     policy: str = ""
     mls: bool = False

@@ -8,6 +8,8 @@ import json
 from tests.e2e.cluster import (
     NODES,
     SELINUX_NODE,
+    agent_pod,
+    agent_ready,
     apply,
     condition,
     confined,
@@ -71,6 +73,10 @@ def test_a_call_is_denied_on_every_node_and_the_file_stays_while_a_pod_names_it(
     ok(kubectl("wait", "--for=delete", "secprof/no-mkdir", "--timeout=60s"))
     assert [content(node, "no-mkdir") for node in NODES] == ["", "", ""]
     assert [on_node(node, "find", "/var/lib/hauberk/seccomp", "-type", "f") for node in NODES] == [""] * 3
+    # nothing needs the privileged agent any more
+    eventually(lambda: "hauberk.dev/agent" not in get("node", SELINUX_NODE)["metadata"]["labels"])
+    eventually(lambda: agent_pod(SELINUX_NODE).startswith("hauberk-agent-selinux") is False)
+    eventually(lambda: agent_ready(SELINUX_NODE), within=90)
 
 
 def test_what_someone_does_to_a_file_is_undone_at_once():

@@ -113,6 +113,41 @@ def test_a_domain_is_enforced_is_kept_while_it_runs_and_leaves_nothing():
     assert on_node(SELINUX_NODE, "find", "/var/lib/hauberk/selinux", "-type", "f") == ""
 
 
+def test_the_modules_of_the_library_do_what_they_say():
+    for name in ("container-without-network", "container-reads-host-logs"):
+        ok(kubectl("apply", f"--filename=profiles/library/{name}.yaml"))
+    for name in ("container-without-network", "container-reads-host-logs"):
+        wait_ready(name, WITHIN_SECONDS)
+    made = [
+        confined(name, SELINUX_NODE, {"seLinuxOptions": {"type": f"{kind}.process"}})
+        for name, kind in (
+            ("without-network", "container_without_network"),
+            ("reads-logs", "container_reads_host_logs"),
+        )
+    ]
+    on_node(SELINUX_NODE, "sh", "-c", "echo told > /var/log/hauberk-test; restorecon /var/log/hauberk-test")
+    for one in made:
+        volumes = {"logs": "/var/log", "etc": "/etc"}
+        one["spec"]["volumes"] = [
+            {"name": name, "hostPath": {"path": path}} for name, path in volumes.items()
+        ]
+        one["spec"]["containers"][0]["volumeMounts"] = [
+            {"name": name, "mountPath": f"/node/{name}", "readOnly": True} for name in volumes
+        ]
+    with enforcing():
+        start(*made)
+        for name in ("without-network", "reads-logs"):
+            ok(kubectl("exec", name, "--", "sh", "-c", "echo x > /tmp/x && rm /tmp/x"))
+            assert kubectl("exec", name, "--", "cat", "/node/etc/machine-id").code == 1
+        connects = ("nc", "-w", "3", "10.96.0.1", "443")
+        denied = kubectl("exec", "without-network", "--", *connects)
+        assert (denied.code, "Permission denied" in denied.stderr) == (1, True)
+        ok(kubectl("exec", "reads-logs", "--", *connects))
+        assert kubectl("exec", "without-network", "--", "cat", "/node/logs/hauberk-test").code == 1
+        assert ok(kubectl("exec", "reads-logs", "--", "cat", "/node/logs/hauberk-test")) == "told\n"
+        remove("pods", "--selector=made-by=e2e", "--now")
+
+
 def test_many_modules_go_in_together_and_the_one_to_blame_stays_out():
     apply(selinux_profile("alone", container("alone")))
     wait_ready("alone", WITHIN_SECONDS)

@@ -12,6 +12,7 @@ from hauberk.crds.models import (
     Remark,
     Repairs,
     Section,
+    SELinuxFacts,
     decode,
     encode,
 )
@@ -259,3 +260,9 @@ def test_each_backend_has_its_own_section():
     made = report.profile_node("n1", "uid-1", "boot", Facts(), {**held})
     assert made.status.sections == held
     assert encode(made)["status"].keys() >= {"appArmor", "selinux", "seccomp"}
+
+
+def test_facts_that_are_empty_are_written_all_the_same():
+    """A node goes from one agent to the other, and the API server makes null of `{}` where fields were."""
+    body = encode(report.profile_node("n1", "uid-1", "boot", Facts(selinux=SELinuxFacts()), {}))
+    assert body["status"]["facts"]["selinux"] == {"policy": "", "mls": False, "mode": ""}
