@@ -18,6 +18,26 @@ COMMON = (
     *("kmod", "mount", "util-linux", "procps", "ca-certificates"),
 )
 SELINUX = ("selinux-policy-default", "policycoreutils", "selinux-utils", "semodule-utils")
+# Of the policy's 351 modules: what a node with containers needs, and what these need. Each change of a policy
+# links all of it anew, which takes a quarter of the time with just these.
+POLICY_MODULES = frozenset(
+    {
+        *(
+            "base",
+            "clock",
+            "container",
+            "cron",
+            "daemontools",
+            "docker",
+            "getty",
+            "hostname",
+            "ipsec",
+            "iptables",
+        ),
+        *("kubernetes", "lvm", "netutils", "ssh", "staff", "su", "sudo", "unconfined", "unprivuser", "xdg"),
+        "xserver",
+    }
+)
 # nothing on a node reads these, and half of the files are theirs
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 UML_MODULES = Path("/usr/lib/uml/modules")
@@ -119,8 +139,10 @@ def disk(wanted: Kind, binaries: Path, note: Callable[[str], None]) -> Path:
 
 def _label(work: Path) -> None:
     inside = ["chroot", str(work)]
+    modules = sorted(path.name for path in (work / "var/lib/selinux/default/active/modules/100").iterdir())
+    needless = [word for name in modules if name not in POLICY_MODULES for word in ("--disable", name)]
     # --noreload: the policy is for the node, not for this machine's kernel
-    process.capture([*inside, "semodule", "--noreload", "--install", "/lab/lab.cil"], timeout=300)
+    process.capture([*inside, "semodule", "--noreload", *needless, "--install", "/lab/lab.cil"], timeout=300)
     process.capture([*inside, "setfiles", "-F", "/etc/selinux/default/contexts/files/file_contexts", "/"])
 
 
