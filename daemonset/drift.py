@@ -1,7 +1,7 @@
 """Decides when repairing what someone else changes has become a fight. Pure; the caller has the clock.
 
-Called by `agent` after each repair. A profile that is put back at once each time would have two programs load
-policy for ever, each load a leak and a risk in the kernel; so a fight is spaced out and told.
+Called by `reconciler` after each repair. A profile that is put back at once each time would have two programs
+load policy for ever, each load a leak and a risk in the kernel; so a fight is spaced out and told.
 """
 
 from __future__ import annotations

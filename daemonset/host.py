@@ -1,6 +1,7 @@
 """The node as the agent's container sees it: the kernel's files and three folders; sole user of host paths.
 
-Called by `apparmor` (load, read back, record) and by `agent` (facts, drift). Nothing here decides anything.
+Called by the backends (load, read back, drift), by `holdings` (records) and by `facts`. Nothing here decides
+anything.
 """
 
 from __future__ import annotations

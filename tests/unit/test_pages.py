@@ -17,6 +17,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 OF_TYPE = {kind: ROOT / "docs" / f"{kind.lower()}.md" for kind in TYPES}
 SHOWING = [*OF_TYPE.values(), ROOT / "docs" / "templates.md", ROOT / "README.md"]
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+_BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^\$ hauberk (.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,6 +51,27 @@ def test_the_profiles_that_it_shows_are_good_ones(page: Path):
 
 def test_there_are_some_to_look_at():
     assert sum(len(profiles(page)) for page in SHOWING) >= 4
+
+
+@pytest.mark.parametrize("kind", OF_TYPE)
+def test_the_examples_of_a_type_do_what_its_page_shows(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those with the command line: its own files are in `old/`, the library is where it is."""
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path)
+    blocks = _BLOCK.findall(OF_TYPE[kind].read_text())
+    seen = 0
+    for before, block in zip(["", *blocks], blocks, strict=False):
+        for command, shown in _COMMAND.findall(block):
+            *words, last = command.split()
+            if last.startswith("old/"):
+                Path(last).write_text(before)
+            said = CliRunner().invoke(app, [*words, last])
+            assert said.stdout + said.stderr == shown
+            seen += 1
+    assert seen == 2
 
 
 @pytest.mark.parametrize("kind", OF_TYPE)
