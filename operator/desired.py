@@ -128,9 +128,11 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
     an orphan. Only one of this very store, which has no object of that UID any more, was deleted; one whose
     object is being deleted and lost its revisions is as well.
     """
-    owned = {
-        profile.metadata.uid for profile in snapshot.profiles.values()
-    }  # what else there is is collected
+    owned = {  # what else there is is collected, or deleted as the operator let it go
+        profile.metadata.uid
+        for profile in snapshot.profiles.values()
+        if not profile.metadata.deletion_timestamp or FINALIZER in profile.metadata.finalizers
+    }
     published = [
         one.spec
         for one in snapshot.revisions.values()
