@@ -21,7 +21,7 @@ from ..crds.models import (
     SecurityProfile,
     Summary,
 )
-from ..crds.names import SECCOMP, SELINUX, seccomp_reference
+from ..crds.names import APPARMOR, SECCOMP, SELINUX, seccomp_reference
 from ..crds.reasons import NodeState, Reason
 from .rollout import OnNode, nodes_still_holding, on_nodes
 from .snapshot import Snapshot
@@ -29,6 +29,8 @@ from .snapshot import Snapshot
 FAILURES = 10
 # What the operator says. `Accepted` is the admission's.
 TYPES = ("Available", "Ready", "Reconciling", "Stalled")
+# What keeps a profile from going.
+_USERS = {APPARMOR: "tasks", SECCOMP: "pods", SELINUX: "tasks or other profiles"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
     holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
     if used := {node: why for node, why in holding.items() if why}:
         told = "; ".join(f"{node}: {why}" for node, why in list(used.items())[:3])
-        return _Verdict("False", Reason.IN_USE, f"waiting for tasks to end on {_nodes(len(used))}: {told}")
+        what = _USERS[profile.spec.type]
+        return _Verdict("False", Reason.IN_USE, f"waiting for {what} to end on {_nodes(len(used))}: {told}")
     return _Verdict("False", Reason.TERMINATING, f"{_nodes(len(holding))} still to unload the profile")
 
 

@@ -7,6 +7,7 @@ let in here is published, and what came past the webhook is refused later with t
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -48,13 +49,43 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
     verdict = judgement(profile, snapshot, name_owners(snapshot))
     if isinstance(verdict, Refusal):
         return Answer(refused=verdict.message)
+    if circle := required_in_circle(profile, snapshot.profiles):
+        return Answer(
+            refused=f"spec.selinux.requires goes round in a circle, {' -> '.join(circle)}: none of them could "
+            "be the first to be loaded; take one out"
+        )
+    missing = [
+        f"spec.selinux.requires: there is no SecurityProfile {name} yet, and nodes wait for it"
+        for name in requires(profile)
+        if name not in snapshot.profiles
+    ]
     partly = [
         f"not for {described(kinds[key])}: {one.message}"
         for one in judged.unrendered
         for key in one.facts[:1]
         if key in kinds
     ]
-    return Answer(warnings=_cut([*partly, *judged.advice]))
+    return Answer(warnings=_cut([*missing, *partly, *judged.advice]))
+
+
+def requires(profile: SecurityProfile) -> list[str]:
+    """Return the profiles that one is made of."""
+    return profile.spec.selinux.requires if profile.spec.selinux else []
+
+
+def required_in_circle(profile: SecurityProfile, profiles: Mapping[str, SecurityProfile]) -> tuple[str, ...]:
+    """Return a way from a profile through what is required back to itself; empty where there is none."""
+    own = profile.metadata.name
+    ways: list[tuple[str, ...]] = [(own, name) for name in requires(profile)]
+    seen: set[str] = set()
+    while ways:
+        way = ways.pop()
+        if way[-1] == own:
+            return way
+        if way[-1] not in seen and way[-1] in profiles:
+            seen.add(way[-1])
+            ways += [(*way, name) for name in requires(profiles[way[-1]])]
+    return ()
 
 
 def _with(profile: SecurityProfile, snapshot: Judged) -> Judged:

@@ -334,7 +334,7 @@ def test_a_deletion_that_waits_for_pods_names_them():
     problem = Problem(revision="d1", reason=Reason.IN_USE, message="pod a/b names it")
     section = Section(profiles={"p": "d1/enforce/aa"}, problems={"p": problem})
     status = status_of(SECCOMP, reported("n", FACTS["debian"], **{SECCOMP: section}), profile=profile)
-    assert ready(status) == (Reason.IN_USE, "waiting for tasks to end on 1 node: n: pod a/b names it")
+    assert ready(status) == (Reason.IN_USE, "waiting for pods to end on 1 node: n: pod a/b names it")
 
 
 # --- tombstones --------------------------------------------------------------------------------------------
