@@ -249,18 +249,24 @@ def _going(
     record = Persist(holding)
     if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
         return record, None  # else a restart would find what was released, and confine its tasks again
-    within = _made_of(holding, snapshot.holdings)  # of what require each other, none would ever go
-    if needing := sorted(
-        one.profile
-        for one in snapshot.holdings.values()
-        if holding.profile in one.requires and one.profile not in within
-    ):
+    if needing := sorted(one.profile for one in snapshot.holdings.values() if _needs(one, holding, snapshot)):
         message = f"SecurityProfile {needing[0]} requires it, and is loaded here"
         return None, Problem(revision=holding.revision, reason=Reason.IN_USE, message=message)
     step = Remove(holding)
     met = snapshot.refused.get(step.key)
     in_use = met is not None and met.reason == Reason.IN_USE
     return (Release(holding) if force and in_use and not holding.released else step), None
+
+
+def _needs(one: Holding, holding: Holding, snapshot: Snapshot) -> bool:
+    """Return whether a profile has to go before what it requires does.
+
+    Not where each requires the other, and both are to go: none of them ever would.
+    """
+    if holding.profile not in one.requires or one.profile == holding.profile:
+        return False
+    both = one.uid in _withdrawn(snapshot.revisions)
+    return not (both and one.profile in _made_of(holding, snapshot.holdings))
 
 
 def _made_of(holding: Holding, holdings: Mapping[str, Holding]) -> set[str]:
