@@ -249,7 +249,7 @@ def _going(
     record = Persist(holding)
     if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
         return record, None  # else a restart would find what was released, and confine its tasks again
-    if needing := sorted(one.profile for one in snapshot.holdings.values() if _needs(one, holding, snapshot)):
+    if needing := _needing(holding, snapshot):
         message = f"SecurityProfile {needing[0]} requires it, and is loaded here"
         return None, Problem(revision=holding.revision, reason=Reason.IN_USE, message=message)
     step = Remove(holding)
@@ -258,15 +258,25 @@ def _going(
     return (Release(holding) if force and in_use and not holding.released else step), None
 
 
-def _needs(one: Holding, holding: Holding, snapshot: Snapshot) -> bool:
-    """Return whether a profile has to go before what it requires does.
+def _needing(holding: Holding, snapshot: Snapshot) -> list[str]:
+    """Return the profiles that have to go before one that they require.
 
-    Not where each requires the other, and both are to go: none of them ever would.
+    Profiles that require each other go as one, if all of them are to go: none ever would before the others.
     """
-    if holding.profile not in one.requires or one.profile == holding.profile:
-        return False
-    both = one.uid in _withdrawn(snapshot.revisions)
-    return not (both and one.profile in _made_of(holding, snapshot.holdings))
+    holdings, gone = snapshot.holdings, _withdrawn(snapshot.revisions)
+    circle = {
+        name
+        for name in _made_of(holding, holdings) & holdings.keys()
+        if holding.profile in _made_of(holdings[name], holdings)
+    }
+    together = {holding.profile}
+    if all(holdings[name].uid in gone for name in circle):
+        together |= circle
+    return sorted(
+        name
+        for name, one in holdings.items()
+        if name not in together and not together.isdisjoint(one.requires)
+    )
 
 
 def _made_of(holding: Holding, holdings: Mapping[str, Holding]) -> set[str]:

@@ -11,7 +11,7 @@ from hauberk.crds.reasons import Reason
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Loaded
 from hauberk.daemonset.plan import Load, Persist, Plan, Remove, Snapshot, plan
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -113,6 +113,7 @@ def after(requires: Mapping[str, set[str]], name: str) -> set[str]:
     return found
 
 
+@settings(max_examples=300, deadline=None)
 @given(EDGES, st.sets(st.sampled_from(NAMES)))
 def test_deletions_come_to_an_end_and_nothing_is_taken_from_under_another(
     requires: dict[str, set[str]], deleted: set[str]
