@@ -35,6 +35,8 @@ _OURS = host_file("")
 _UNFINISHED = ".new"
 # Longer ones (capabilities, signals) say what there is, not what the kernel asks AppArmor for.
 _SHORT_MASK = 12
+# proc_pid_status(5): a process in a namespace of a pod's has a number in that as well.
+_NODES_OWN = re.compile(r"^NSpid:\s*\d+\s*$", re.MULTILINE)
 _SAFE_FILE = re.compile(r"^[a-z0-9][a-z0-9._-]*\Z")
 
 
@@ -251,10 +253,13 @@ class Host:
     def kubelets_folder(self) -> str:
         """Return the `--root-dir` that the node's kubelet was started with; empty where that is not seen.
 
-        Some distributions start the kubelet within a program of theirs: there it is not.
+        Some distributions start the kubelet within a program of theirs: there it is not. What a pod starts
+        may call itself as it likes.
         """
         for process in self.proc.iterdir():
-            if process.name.isdigit() and _read(process / "comm").strip() == "kubelet":
+            if not process.name.isdigit() or _read(process / "comm").strip() != "kubelet":
+                continue
+            if _NODES_OWN.search(_read(process / "status")):
                 words = _read(process / "cmdline").split("\0")
                 for word, following in zip(words, [*words[1:], ""], strict=True):
                     if word.startswith("--root-dir="):

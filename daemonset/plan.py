@@ -249,18 +249,34 @@ def _going(
     record = Persist(holding)
     if holding.released and holding.profile in snapshot.unrecorded and record.key not in snapshot.refused:
         return record, None  # else a restart would find what was released, and confine its tasks again
-    within = _made_of(holding, snapshot.holdings)  # of what require each other, none would ever go
-    if needing := sorted(
-        one.profile
-        for one in snapshot.holdings.values()
-        if holding.profile in one.requires and one.profile not in within
-    ):
+    if needing := _needing(holding, snapshot):
         message = f"SecurityProfile {needing[0]} requires it, and is loaded here"
         return None, Problem(revision=holding.revision, reason=Reason.IN_USE, message=message)
     step = Remove(holding)
     met = snapshot.refused.get(step.key)
     in_use = met is not None and met.reason == Reason.IN_USE
     return (Release(holding) if force and in_use and not holding.released else step), None
+
+
+def _needing(holding: Holding, snapshot: Snapshot) -> list[str]:
+    """Return the profiles that have to go before one that they require.
+
+    Profiles that require each other go as one, if all of them are to go: none ever would before the others.
+    """
+    holdings, gone = snapshot.holdings, _withdrawn(snapshot.revisions)
+    circle = {
+        name
+        for name in _made_of(holding, holdings) & holdings.keys()
+        if holding.profile in _made_of(holdings[name], holdings)
+    }
+    together = {holding.profile}
+    if all(holdings[name].uid in gone for name in circle):
+        together |= circle
+    return sorted(
+        name
+        for name, one in holdings.items()
+        if name not in together and not together.isdisjoint(one.requires)
+    )
 
 
 def _made_of(holding: Holding, holdings: Mapping[str, Holding]) -> set[str]:

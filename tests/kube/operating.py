@@ -58,6 +58,7 @@ class Cluster:
         self.operator: subprocess.Popen[bytes] | None = None
         self.admission: subprocess.Popen[bytes] | None = None
         self.taboo: tuple[str, ...] = self.TABOO
+        self.pod = ""  # of the operator; with one it keeps the agents
 
     # --- the processes ------------------------------------------------------------------------------------
 
@@ -80,7 +81,7 @@ class Cluster:
         kubeconfig = str(self.folder / f"{account}.kubeconfig")
         environment = {**os.environ, "KUBECONFIG": kubeconfig, "NAMESPACE": "hauberk-system", **settings}
         if module == "main":
-            environment.pop("POD_NAME", None)  # there are no agents to keep here
+            environment["POD_NAME"] = self.pod
         with log.open("ab") as written:
             return subprocess.Popen(
                 [sys.executable, "-m", f"hauberk.operator.{module}"],
@@ -232,22 +233,18 @@ class Cluster:
     def report(
         self, node: str, /, orphans: Object | None = None, repairs: Object | None = None, **profiles: str
     ) -> None:
-        """Write a node's report as its agent would."""
+        """Write a report as the agent of a node with AppArmor would."""
         held = {name.replace("_", "-"): f"{digest}/enforce/0123456789" for name, digest in profiles.items()}
+        section = {"profiles": held, "problems": {}, "orphans": orphans or {}, "repairs": repairs or {}}
+        self.tell(node, {"appArmor": {"enabled": True}}, appArmor=section)
+
+    def tell(self, node: str, facts: Object, **sections: Object) -> None:
+        """Write a node's whole report."""
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "ProfileNode",
             "metadata": {"name": node},
-            "status": {
-                "bootID": BOOT,
-                "facts": {"appArmor": {"enabled": True}},
-                "appArmor": {
-                    "profiles": held,
-                    "problems": {},
-                    "orphans": orphans or {},
-                    "repairs": repairs or {},
-                },
-            },
+            "status": {"bootID": BOOT, "facts": facts, **sections},
         }
         try:
             self.api.create_cluster_custom_object(GROUP, VERSION, "profilenodes", body)

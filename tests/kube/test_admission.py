@@ -78,16 +78,100 @@ def test_what_is_probably_not_meant_is_warned_of(webhook: Cluster, kubectl: Kube
     assert "mode Complain denies nothing" in said
 
 
+MODULE = "(block web (type process) (type data) (allow process data (file (read))))"
+FILTER = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}'
+
+
+def of_type(kind: str, name: str, policy: str, **block: Any) -> dict[str, Any]:
+    key = {"SELinux": "selinux", "Seccomp": "seccomp"}[kind]
+    return document(name) | {"spec": {"type": kind, key: {"policy": policy, **block}}}
+
+
 @pytest.mark.parametrize(
-    ("kind", "block", "policy"),
-    [("SELinux", "selinux", "(block x)"), ("Seccomp", "seccomp", '{"defaultAction": "SCMP_ACT_ERRNO"}')],
+    ("kind", "policy", "names", "accepted"),
+    [
+        ("SELinux", MODULE, ["web.process", "web.data"], "the policy defines 2 types"),
+        ("SELinux", "(block base (blockabstract base))", ["base"], "the policy defines 1 "),
+        ("Seccomp", FILTER, [], ""),
+    ],
 )
-def test_a_type_that_has_no_agents_yet_is_taken_with_a_warning(
-    webhook: Cluster, kubectl: Kubectl, kind: str, block: str, policy: str
+def test_each_type_is_taken_and_published(
+    webhook: Cluster, kubectl: Kubectl, *, kind: str, policy: str, names: list[str], accepted: str
 ):
-    body = document("later") | {"spec": {"type": kind, block: {"policy": policy}}}
-    assert f"Warning: Hauberk does not load profiles of type {kind} yet" in apply_ok(kubectl, body)
-    eventually(lambda: webhook.ready("later") == ("False", "TypeNotServed"))
+    assert apply_ok(kubectl, of_type(kind, "typed", policy)) == ""
+    (revision,) = eventually(lambda: webhook.revisions("typed"))
+    assert revision["spec"]["type"] == kind
+    (text,) = revision["spec"]["content"]["texts"]
+    assert (text["text"], text["names"]) == (policy, names)
+    assert accepted in webhook.message("typed", "Accepted")
+    # no node of this cluster can hold it, and that is no fault of the profile's
+    eventually(lambda: webhook.ready("typed") == ("False", "NoNodes"))
+
+
+def test_what_a_module_is_asked_to_be_is_published(webhook: Cluster, kubectl: Kubectl):
+    asked = {"mode": "Permissive", "requires": ["base", "more"], "allowHostTypes": True}
+    said = apply_ok(kubectl, of_type("SELinux", "asked", MODULE, **asked))
+    assert "Warning: spec.selinux.mode is Permissive: what the policy does not allow is logged" in said
+    (revision,) = eventually(lambda: webhook.revisions("asked"))
+    content = revision["spec"]["content"]
+    assert {key: content[key] for key in asked} == asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "block", "sentence"),
+    [
+        ("SELinux", "(block x (type t)", {}, "line 1"),
+        (
+            "SELinux",
+            "(block x (type t)\n  (allow init_t t (file (read))))",
+            {},
+            "line 2: allow is about init_t, which the module does not declare",
+        ),
+        ("SELinux", "(typepermissive init_t)", {}, "typepermissive"),
+        (
+            "SELinux",
+            "(block x (blockabstract x))",
+            {"mode": "Permissive"},
+            "the module declares no type that could be permissive; leave spec.selinux.mode out",
+        ),
+        ("Seccomp", "{", {}, "the seccomp profile is refused: no JSON: line 1"),
+        (
+            "Seccomp",
+            FILTER.replace("mkdir", "mkdri"),
+            {},
+            "the seccomp profile is refused: there is no system call mkdri",
+        ),
+        ("Seccomp", '{"defaultAction": "SCMP_ACT_ALLOW"}', {}, "the policy filters nothing"),
+    ],
+)
+def test_each_types_judge_is_heard(
+    webhook: Cluster, kubectl: Kubectl, *, kind: str, policy: str, block: dict[str, Any], sentence: str
+):
+    said = apply(kubectl, of_type(kind, "judged", policy, **block))
+    assert said.code == 1
+    assert DENIED in said.stderr
+    assert sentence in said.stderr
+    assert webhook.is_gone("securityprofiles", "judged")
+
+
+def test_what_came_past_the_webhook_is_judged_whatever_its_type(cluster: Cluster):
+    bad = FILTER.replace("mkdir", "mkdri")
+    cluster.api.create_cluster_custom_object(
+        GROUP, VERSION, "securityprofiles", of_type("Seccomp", "past-too", bad)
+    )
+    eventually(lambda: cluster.ready("past-too") == ("False", "PolicyRefused"))
+    assert "there is no system call mkdri" in cluster.message("past-too", "Accepted")
+    assert not cluster.revisions("past-too")
+
+
+def test_names_are_taken_within_a_type_alone(webhook: Cluster, kubectl: Kubectl):
+    apply_ok(kubectl, document("web.process", "profile web.process flags=(attach_disconnected) { file, }"))
+    apply_ok(kubectl, of_type("SELinux", "module", MODULE))
+    for name in ("web.process", "module"):
+        eventually(lambda name=name: webhook.revisions(name))
+    said = apply(kubectl, of_type("SELinux", "other", "(block web (type process))"))
+    assert f"{DENIED}SecurityProfile module already holds the kernel name web.process" in said.stderr
+    assert "a kernel has one type of a name" in said.stderr
 
 
 def test_a_template_is_judged_for_the_nodes_that_there_are(webhook: Cluster, kubectl: Kubectl):

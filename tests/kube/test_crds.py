@@ -131,6 +131,10 @@ def selecting(*expressions: Object) -> Object:
     return profile(nodeSelector={"matchExpressions": list(expressions)})
 
 
+def selinux(**block: Any) -> Object:
+    return new("SecurityProfile", {"type": "SELinux", "selinux": {"policy": "(block demo)", **block}})
+
+
 def other_type(kind: str, *blocks: str) -> Object:
     return new("SecurityProfile", {"type": kind, **dict.fromkeys(blocks, POLICY)})
 
@@ -239,6 +243,46 @@ REFUSED_PROFILES: dict[str, tuple[Object, str]] = {
         new("SecurityProfile", {"type": "Seccomp", "seccomp": {**POLICY, "allowAttachment": True}}),
         'unknown field "spec.seccomp.allowAttachment"',
     ),
+    "a mode of AppArmor's for SELinux": (
+        selinux(mode="Complain"),
+        'spec.selinux.mode: Unsupported value: "Complain": supported values: "Enforce", "Permissive"',
+    ),
+    "a mode for seccomp": (
+        new("SecurityProfile", {"type": "Seccomp", "seccomp": {**POLICY, "mode": "Enforce"}}),
+        'unknown field "spec.seccomp.mode"',
+    ),
+    "one required twice": (
+        selinux(requires=["base", "base"]),
+        'spec.selinux.requires[1]: Duplicate value: "base"',
+    ),
+    "many required": (
+        selinux(requires=[f"r{n}" for n in range(17)]),
+        "spec.selinux.requires: Too many: 17: must have at most 16 items",
+    ),
+    "nothing that is required": (selinux(requires=[""]), "spec.selinux.requires[0]: Invalid value"),
+    "a long name that is required": (
+        selinux(requires=["r" * 64]),
+        f"spec.selinux.requires[0]: {TOO_LONG.format(63)}",
+    ),
+    "AppArmor that requires another": (
+        profile(appArmor={**POLICY, "requires": ["base"]}),
+        'unknown field "spec.appArmor.requires"',
+    ),
+    "a flag of SELinux's elsewhere": (
+        profile(appArmor={**POLICY, "allowHostTypes": True}),
+        'unknown field "spec.appArmor.allowHostTypes"',
+    ),
+    "host types that are no boolean": (
+        selinux(allowHostTypes="yes"),
+        'spec.selinux.allowHostTypes: Invalid value: "string"',
+    ),
+    **{
+        f"{kind} that takes over": (
+            new("SecurityProfile", {"type": kind, TYPES[kind]: POLICY, "adopt": True}),
+            "spec.adopt: Invalid value: only AppArmor profiles of the host can be taken over; leave adopt",
+        )
+        for kind in ("SELinux", "Seccomp")
+    },
     "a name of 64 characters": (
         profile("n" * 64),
         (
@@ -372,9 +416,17 @@ REFUSED_REVISIONS: dict[str, tuple[Object, str]] = {
         revision(content=content(texts=[*(text(f"f{n}", "x" * LIMIT) for n in range(8)), text("any", "x")])),
         "spec.content.texts: Invalid value: the texts have more than 1048576 bytes (1 MiB) together",
     ),
-    "no names": (
-        revision(content=content(texts=[{**text("any"), "names": []}])),
-        "spec.content.texts[0].names: Invalid value",
+    "an empty name": (
+        revision(content=content(texts=[{**text("any"), "names": [""]}])),
+        "spec.content.texts[0].names[0]: Invalid value",
+    ),
+    "many required": (
+        revision(content=content(requires=[f"r{n}" for n in range(17)])),
+        "spec.content.requires: Too many: 17: must have at most 16 items",
+    ),
+    "a long name that is required": (
+        revision(content=content(requires=["r" * 64])),
+        f"spec.content.requires[0]: {TOO_LONG.format(63)}",
     ),
     "many names": (
         revision(content=content(texts=[text("any", names=[f"n{n}" for n in range(257)])])),
@@ -471,6 +523,29 @@ REFUSED_NODES: dict[str, tuple[Object, str]] = {
         node(facts={"lsms": ["x"] * 33}),
         "status.facts.lsms: Too many: 33: must have at most 32 items",
     ),
+    **{
+        f"a long entry for {section}": (
+            node(**{section: {"profiles": {"demo": "x" * 129}}}),
+            f"status.{section}.profiles.demo: {TOO_LONG.format(128)}",
+        )
+        for section in ("selinux", "seccomp")
+    },
+    **{
+        f"many problems for {section}": (
+            node(**{section: {"problems": {f"n{n}": PROBLEM for n in range(513)}}}),
+            f"status.{section}.problems: Too many: 513: must have at most 512 items",
+        )
+        for section in ("selinux", "seccomp")
+    },
+    "a section of another module": (node(landlock={}), 'unknown field "status.landlock"'),
+    "seccomp that is no boolean": (
+        node(facts={"seccomp": "yes"}),
+        'status.facts.seccomp: Invalid value: "string"',
+    ),
+    "a long name of a policy": (
+        node(facts={"selinux": {"policy": "p" * 65}}),
+        f"status.facts.selinux.policy: {TOO_LONG.format(64)}",
+    ),
     "a fact that nobody knows": (node(facts={"cpus": 4}), 'unknown field "status.facts.cpus"'),
 }
 
@@ -540,6 +615,15 @@ def test_a_type_never_changes(kubectl: Kubectl) -> None:
         ),
         tombstone(),
         tombstone(force=True),
+        selinux(mode="Permissive", requires=[f"{n:063}" for n in range(16)], allowHostTypes=True),
+        other_type("SELinux", "selinux") | {"metadata": {"name": "n" * 63}},
+        revision(type="SELinux", content=content(mode="Permissive", requires=["base"], allowHostTypes=True)),
+        revision(type="Seccomp", content=content(texts=[{**text("any"), "names": []}])),
+        node(
+            facts={"seccomp": True, "selinux": {"policy": "targeted", "mls": True, "mode": "enforcing"}},
+            selinux={"profiles": {"demo": "7c9d1f2ab3/enforcing/0123456789"}, "problems": {"n": PROBLEM}},
+            seccomp={"profiles": {"demo": "7c9d1f2ab3/enforce/0123456789"}, "orphans": {"n": ORPHAN}},
+        ),
     ],
     ids=lambda made: made["metadata"]["name"],
 )
@@ -583,9 +667,15 @@ def test_defaults(kubectl: Kubectl) -> None:
     assert "\n  suspend: false\n" in shown
     assert "\n  adopt: false\n" in shown
     assert "nodeSelector" not in shown
+    shown = kubectl.ok("create", "--dry-run=server", "-o", "yaml", "-f", "-", given=selinux()).stdout
+    assert "\n    mode: Enforce\n" in shown
+    assert "\n    allowHostTypes: false\n" in shown
+    assert "requires" not in shown
     bare = revision()
     spec = kubectl.ok("create", "--dry-run=server", "-o", "json", "-f", "-", given=bare).object["spec"]
     assert spec["content"]["allowAttachment"] is False
+    assert spec["content"]["allowHostTypes"] is False
+    assert spec["content"]["requires"] == []
     assert "installation" not in spec
     assert spec["placement"] == {"sequence": 1, **NOWHERE_SET}
 
@@ -608,6 +698,8 @@ def published(kubectl: Kubectl) -> str:
         ("content.digest", "00000000000"),
         ("content.mode", "Complain"),
         ("content.allowAttachment", True),
+        ("content.allowHostTypes", True),
+        ("content.requires", ["base"]),
     ],
 )
 def test_a_revision_stays_what_it_is(kubectl: Kubectl, published: str, path: str, value: object) -> None:
@@ -640,6 +732,21 @@ def test_a_revision_stays_what_it_is(kubectl: Kubectl, published: str, path: str
             {"content": {"allowAttachment": None}},
             "spec.content.allowAttachment: Forbidden: allowAttachment can't change once published",
         ),
+        (
+            revision(type="SELinux", content=content(allowHostTypes=True)),
+            {"content": {"allowHostTypes": None}},
+            "spec.content.allowHostTypes: Forbidden: allowHostTypes can't change once published",
+        ),
+        (
+            revision(type="SELinux", content=content(requires=["a", "b"])),
+            {"content": {"requires": None}},
+            "spec.content.requires: Forbidden: requires can't change once published",
+        ),
+        (
+            revision(type="SELinux", content=content(requires=["a", "b"])),
+            {"content": {"requires": ["a"]}},
+            "spec.content.requires: Forbidden: requires can't change once published",
+        ),
     ],
     ids=[
         "installation-changed",
@@ -649,6 +756,9 @@ def test_a_revision_stays_what_it_is(kubectl: Kubectl, published: str, path: str
         "content-added",
         "tombstone-revived",
         "flag-removed",
+        "host-types-removed",
+        "all-required-removed",
+        "one-required-removed",
     ],
 )
 def test_what_may_be_left_out_stays_as_it_was(
@@ -881,6 +991,13 @@ def test_kubectl_get_hauberk_shows_all_three(kubectl: Kubectl) -> None:
         ("spec.appArmor.policy", ["profile my-profile flags=(attach_disconnected,mediate_deleted) {\n"]),
         ("spec.nodeSelector", ["every Linux node", "matchExpressions", "{kubernetes.io/arch: amd64}"]),
         ("spec.appArmor.allowAttachment", ["refuses such a text", "`allow-attachment`", "hauberk-admin"]),
+        (
+            "spec.selinux",
+            ["hauberk_", "enum: Enforce, Permissive", "refuses a text with `typepermissive`", "requires"],
+        ),
+        ("spec.selinux.allowHostTypes", ["refuses such a text", "`allow-host-types`", "hauberk-admin"]),
+        ("spec.selinux.requires", ["waits until they are loaded", "they stay for as long as it is"]),
+        ("spec.seccomp.policy", ["localhostProfile: `hauberk/`", "start later"]),
         ("spec.suspend", ["The default is false"]),
         ("spec.adopt", ["given back when this SecurityProfile is deleted", "HostOwned", "verb `adopt`"]),
         ("", ['The annotation `hauberk.dev/force-delete: "true"`', "verb `force-delete`"]),
@@ -952,7 +1069,12 @@ SPECS = [
         suspend=True,
         adopt=True,
     ),
-    models.ProfileSpec(type="SELinux", selinux=models.SELinux(policy="(block demo)")),
+    models.ProfileSpec(
+        type="SELinux",
+        selinux=models.SELinux(
+            policy="(block demo)", mode="Permissive", requires=["base", "more"], allow_host_types=True
+        ),
+    ),
     models.ProfileSpec(type="Seccomp", seccomp=models.Seccomp(policy="{}")),
 ]
 STATUS = models.ProfileStatus(
@@ -1001,6 +1123,8 @@ REVISION = models.ProfileRevision(
                 ),
             ],
             allow_attachment=True,
+            allow_host_types=True,
+            requires=["base", "more"],
         ),
         unrendered=[models.Unrendered(facts=["a1"], reason="TemplateRefused", message="line 1")],
         placement=models.Placement(
@@ -1018,6 +1142,18 @@ TOMBSTONE = models.ProfileRevision(
         placement=models.Placement(sequence=2, withdrawn=True),
     ),
 )
+
+
+def section_of(mode: str) -> models.Section:
+    return models.Section(
+        profiles={"demo": f"7c9d1f2ab3/{mode}/0123456789"},
+        problems={"other": models.Problem(revision="7c9d1f2ab3", reason="LoadFailed", message="line 3")},
+        orphans={"lost": models.Orphan(uid="4b0f6e9a", installation="0f1e2d3c")},
+        repairs={"demo": models.Repairs(count=2, message="it was removed")},
+        remarks=[models.Remark(reason="StateTorn", message="a record was unreadable")],
+    )
+
+
 NODE = models.ProfileNode(
     metadata=models.Metadata(
         name="crds-model",
@@ -1038,16 +1174,13 @@ NODE = models.ProfileNode(
                 host_parser="3.0",
             ),
             selinux=models.SELinuxFacts(policy="targeted", mls=True, mode="enforcing"),
+            seccomp=True,
             runtime=models.Runtime(name="containerd", version="1.7.24"),
         ),
         summary="1/2, 1 failed",
-        app_armor=models.Section(
-            profiles={"demo": "7c9d1f2ab3/enforce/0123456789"},
-            problems={"other": models.Problem(revision="7c9d1f2ab3", reason="LoadFailed", message="line 3")},
-            orphans={"lost": models.Orphan(uid="4b0f6e9a", installation="0f1e2d3c")},
-            repairs={"demo": models.Repairs(count=2, message="it was removed")},
-            remarks=[models.Remark(reason="StateTorn", message="a record was unreadable")],
-        ),
+        app_armor=section_of("enforce"),
+        selinux=section_of("enforcing"),
+        seccomp=section_of("enforce"),
     ),
 )
 

@@ -7,10 +7,11 @@ of the cluster, whom nothing is refused, but to set a scene.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,24 @@ from hauberk.crds import models
 from hauberk.crds.errors import ClusterFault
 from hauberk.crds.names import (
     AGENT,
+    AGENT_SELINUX,
     API_VERSION,
+    APPARMOR,
     FINALIZER,
     FORCE_DELETE,
     GROUP,
+    LABEL_AGENT,
+    LABEL_LSM,
     OPERATOR,
     PROFILE_NODES,
     PROFILE_REVISIONS,
     SECURITY_PROFILES,
+    SELINUX,
     VERSION,
 )
 from hauberk.daemonset.cluster import Cluster as AgentsCluster
 from hauberk.operator.operators_cluster import OperatorsCluster
-from hauberk.operator.writes import AddFinalizer, RemoveFinalizer
+from hauberk.operator.writes import AddFinalizer, LabelNode, RemoveFinalizer
 from kubernetes import client
 from kubernetes.client import ApiException, CustomObjectsApi
 from lightkube import AsyncClient
@@ -41,6 +47,9 @@ from tests.kube.accounts import SYSTEM, Accounts, Object
 from tests.kube.conftest import Kubectl
 
 Change = Callable[[Object], Any]
+
+PLAIN: Object = {"type": "AppArmor", "appArmor": {"policy": "profile demo {}"}}
+OTHER_TEXT: Object = {"spec": {"appArmor": {"policy": "profile demo { file, }"}}}
 
 PEOPLE = "default"  # the namespace of the people's accounts
 MINE = "hauberk-test=guards"  # the label of what these tests store; deleted when they are over
@@ -59,9 +68,10 @@ def new(kind: str, name: str = "", **more: Any) -> Object:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, **more}
 
 
-def profile(*flags: Flag, name: str = "", text: str = "profile demo {}") -> Object:
-    """Return a SecurityProfile with these flags set."""
-    made = new("SecurityProfile", name, spec={"type": "AppArmor", "appArmor": {"policy": text}})
+def profile(*flags: Flag, name: str = "", like: Flag | None = None) -> Object:
+    """Return a SecurityProfile with these flags set, of a type that can have the first, or that of `like`."""
+    first = next(iter(flags), like)
+    made = new("SecurityProfile", name, spec=copy.deepcopy(first.spec if first else PLAIN))
     for flag in flags:
         merge(made, flag.change)
     return made
@@ -77,12 +87,17 @@ def merge(into: Object, change: Object) -> None:
 
 @dataclass(frozen=True)
 class Flag:
-    """What lifts a guard: how it is set and taken away again, its verb, and what the refusal says of it."""
+    """What lifts a guard: how it is set and taken away again, its verb, and what the refusal says of it.
+
+    `spec` is that of an object that can have it, `other_text` a change of its policy.
+    """
 
     verb: str
     change: Object
     away: Object
     said: str
+    spec: Object = field(default_factory=lambda: PLAIN)
+    other_text: Object = field(default_factory=lambda: OTHER_TEXT)
 
     def of(self, who: str) -> str:
         """Return the refusal to someone who would set it."""
@@ -134,11 +149,27 @@ FORCE = Flag(
         "leave it out and end those processes: the deletion then completes by itself",
     ),
 )
+HOST_TYPES = Flag(
+    "allow-host-types",
+    {"spec": {"selinux": {"allowHostTypes": True}}},
+    {"spec": {"selinux": {"allowHostTypes": None}}},
+    refusal(
+        f"spec.selinux.allowHostTypes lets a module give rights to types of the host. {IN_SPEC}",
+        "allow-host-types",
+        "leave spec.selinux.allowHostTypes out",
+    ),
+    {"type": "SELinux", "selinux": {"policy": "(block demo (type process))"}},
+    {"spec": {"selinux": {"policy": "(block demo (type process) (type data))"}}},
+)
+# all that one object can have, by its type
 FLAGS = [ADOPT, ATTACH, FORCE]
-EACH_FLAG = pytest.mark.parametrize("flag", FLAGS, ids=[flag.verb for flag in FLAGS])
-EACH_FLAG_IN_SPEC = pytest.mark.parametrize("flag", [ADOPT, ATTACH], ids=[ADOPT.verb, ATTACH.verb])
-
-OTHER_TEXT: Object = {"spec": {"appArmor": {"policy": "profile demo { file, }"}}}
+FLAGS_OF_SELINUX = [HOST_TYPES, FORCE]
+EVERY_FLAG = pytest.mark.parametrize("flags", [FLAGS, FLAGS_OF_SELINUX], ids=["AppArmor", "SELinux"])
+EACH_FLAG = pytest.mark.parametrize(
+    "flag", [*FLAGS, HOST_TYPES], ids=[flag.verb for flag in (*FLAGS, HOST_TYPES)]
+)
+_IN_SPEC = (ADOPT, ATTACH, HOST_TYPES)
+EACH_FLAG_IN_SPEC = pytest.mark.parametrize("flag", _IN_SPEC, ids=[flag.verb for flag in _IN_SPEC])
 
 
 # -- people, and what they may do at all ------------------------------------------------------------
@@ -297,7 +328,7 @@ def test_an_author_may_not_set_it(api: CustomObjectsApi, author: Person, flag: F
     said = flag.of("author")
     assert refused(lambda: author.create(profile(flag))).endswith(said)
 
-    name = author.create(profile())
+    name = author.create(profile(like=flag))
     before = stored(api, name)
     assert refused(lambda: author.patch(name, flag.change)).endswith(said)
     assert stored(api, name) == before
@@ -307,7 +338,7 @@ def test_an_author_may_not_set_it(api: CustomObjectsApi, author: Person, flag: F
 @pytest.mark.parametrize("who", ["admin", "wildcard"])
 def test_who_has_the_verb_may_set_it(people: dict[str, Person], flag: Flag, who: str) -> None:
     people[who].create(profile(flag))
-    people[who].patch(people["author"].create(profile()), flag.change)
+    people[who].patch(people["author"].create(profile(like=flag)), flag.change)
 
 
 def test_one_verb_is_for_one_flag_and_for_one_object_if_its_role_says_so(
@@ -326,27 +357,29 @@ def test_one_verb_is_for_one_flag_and_for_one_object_if_its_role_says_so(
 @EACH_FLAG_IN_SPEC
 @pytest.mark.parametrize(
     "change",
-    [OTHER_TEXT, {"spec": {"nodeSelector": {}}}, {"spec": {"suspend": True}}],
+    [None, {"spec": {"nodeSelector": {}}}, {"spec": {"suspend": True}}],
     ids=["text", "selector", "suspend"],
 )
 def test_an_author_may_not_change_what_stands_under_a_flag(
-    author: Person, admin: Person, flag: Flag, change: Object
+    author: Person, admin: Person, flag: Flag, change: Object | None
 ) -> None:
     name = admin.create(profile(flag))
+    change = change or flag.other_text
     assert refused(lambda: author.patch(name, change)).endswith(flag.kept_from("author"))
     admin.patch(name, change)
 
 
 @EACH_FLAG_IN_SPEC
-@pytest.mark.parametrize("also", [{}, OTHER_TEXT], ids=["alone", "with-a-text"])
+@pytest.mark.parametrize("with_a_text", [False, True], ids=["alone", "with-a-text"])
 def test_an_author_may_not_take_a_flag_away(
-    api: CustomObjectsApi, author: Person, admin: Person, flag: Flag, also: Object
+    api: CustomObjectsApi, author: Person, admin: Person, flag: Flag, *, with_a_text: bool
 ) -> None:
     """What it let in confines the host's programs still: the text stays that of who was trusted."""
     name = admin.create(profile(flag))
     before = stored(api, name)
-    change = json.loads(json.dumps(flag.away))
-    merge(change, also)
+    change = copy.deepcopy(flag.away)
+    if with_a_text:
+        merge(change, flag.other_text)
     assert refused(lambda: author.patch(name, change)).endswith(flag.kept_from("author"))
     assert stored(api, name) == before
     admin.patch(name, change)
@@ -379,8 +412,11 @@ def test_an_author_may_not_swap_one_flag_for_another(author: Person, admin: Pers
     ],
     ids=["labels", "annotations", "nothing"],
 )
-def test_an_author_may_change_what_is_beside_the_spec(author: Person, admin: Person, change: Object) -> None:
-    author.patch(admin.create(profile(*FLAGS)), change)
+@EVERY_FLAG
+def test_an_author_may_change_what_is_beside_the_spec(
+    author: Person, admin: Person, flags: list[Flag], change: Object
+) -> None:
+    author.patch(admin.create(profile(*flags)), change)
 
 
 def test_an_author_may_take_the_annotation_away_and_not_put_it_back(author: Person, admin: Person) -> None:
@@ -390,10 +426,11 @@ def test_an_author_may_take_the_annotation_away_and_not_put_it_back(author: Pers
     assert refused(lambda: author.patch(name, FORCE.change)).endswith(FORCE.of("author"))
 
 
+@EVERY_FLAG
 def test_an_author_may_delete_what_has_every_flag(
-    api: CustomObjectsApi, author: Person, admin: Person
+    api: CustomObjectsApi, author: Person, admin: Person, flags: list[Flag]
 ) -> None:
-    name = admin.create(profile(*FLAGS))
+    name = admin.create(profile(*flags))
     author.delete(name)
     with pytest.raises(ApiException, match="404"):
         stored(api, name)
@@ -450,10 +487,11 @@ def read(api: CustomObjectsApi, name: str) -> models.SecurityProfile:
     return models.decode(models.SecurityProfile, stored(api, name))
 
 
+@EVERY_FLAG
 async def test_the_operator_does_its_work_on_what_has_every_flag(
-    api: CustomObjectsApi, admin: Person, operator: OperatorsCluster
+    api: CustomObjectsApi, admin: Person, operator: OperatorsCluster, flags: list[Flag]
 ) -> None:
-    name = admin.create(profile(*FLAGS))
+    name = admin.create(profile(*flags))
     await operator.carry_out(AddFinalizer(read(api, name)))
     assert read(api, name).metadata.finalizers == [FINALIZER]
     await operator.write_status(name, models.ProfileStatus(revision="7c9d1f2ab3"))
@@ -492,6 +530,109 @@ def test_no_flag_comes_in_with_a_status(accounts: Accounts, api: CustomObjectsAp
     assert found.spec.adopt is False
     assert found.spec.app_armor
     assert found.spec.app_armor.allow_attachment is False
+
+
+# -- the operator writes its own labels on nodes, and nothing else of them ---------------------------
+
+LABELLED = "guards-labelled"
+OWN = {LABEL_LSM[SELINUX]: "true", LABEL_AGENT: "selinux"}
+ONLY_LABELS = "hauberk: the operator may write labels of hauberk.dev on a Node and nothing else of it"
+
+
+@pytest.fixture
+def labelled(accounts: Accounts) -> Iterator[client.CoreV1Api]:
+    """Return the API with the operator's token, and have a node that is labelled; the policy is in force."""
+    metadata = client.V1ObjectMeta(
+        name=LABELLED,
+        labels={"pool": "a", LABEL_LSM[APPARMOR]: "true"},
+        annotations={"note": "yes"},
+        finalizers=["guards.example.com/kept"],
+    )
+    taint = client.V1Taint(key="guards", effect="NoSchedule")
+    accounts.core.create_node(client.V1Node(metadata=metadata, spec=client.V1NodeSpec(taints=[taint])))
+    operators = client.CoreV1Api(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
+
+    def in_force() -> None:
+        change = {"metadata": {"labels": {"pool": "b"}}}
+        assert "hauberk-own-labels-only" in invalid(
+            lambda: operators.patch_node(LABELLED, change, dry_run="All")
+        )
+
+    eventually(in_force)
+    yield operators
+    accounts.core.delete_node(LABELLED)
+    accounts.core.patch_node(LABELLED, {"metadata": {"finalizers": None}})
+
+
+def invalid(what: Callable[[], Any]) -> str:
+    """Return the words in which an admission policy refuses something."""
+    with pytest.raises(ApiException) as caught:
+        what()
+    assert caught.value.status in (FORBIDDEN, 422), caught.value
+    return message(caught.value)
+
+
+async def test_the_operator_sets_its_own_labels_and_takes_them_away(
+    labelled: client.CoreV1Api, operator: OperatorsCluster
+) -> None:
+    assert await operator.carry_out(LabelNode(LABELLED, {**OWN, LABEL_LSM[APPARMOR]: None}))
+    found: Any = labelled.read_node(LABELLED)
+    assert found.metadata.labels == {"pool": "a", **OWN}
+    assert await operator.carry_out(LabelNode(LABELLED, dict.fromkeys(OWN)))
+    found = labelled.read_node(LABELLED)
+    assert found.metadata.labels == {"pool": "a"}
+    assert found.metadata.annotations == {"note": "yes"}
+
+
+async def test_a_node_that_is_gone_needs_no_label(operator: OperatorsCluster) -> None:
+    assert await operator.carry_out(LabelNode("guards-nowhere", dict(OWN)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"pool": "b"}}},
+        {"metadata": {"labels": {"pool": None}}},
+        {"metadata": {"labels": {"more": ""}}},
+        {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
+        {"metadata": {"labels": {"hauberk.dev.example.com/x": "true"}}},
+        {"metadata": {"labels": {"hauberk.dev": "true"}}},
+        {"metadata": {"labels": {**OWN, "more": ""}}},
+        {"metadata": {"annotations": {"note": "no"}}},
+        {"metadata": {"annotations": {"note": None}}},
+        {"metadata": {"annotations": {"hauberk.dev/note": "yes"}}},
+        {"metadata": {"finalizers": None}},
+        {"metadata": {"finalizers": ["hauberk.dev/profile", "guards.example.com/kept"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "u"}]}},
+        {"spec": {"unschedulable": True}},
+        {"spec": {"taints": None}},
+        {"spec": {"taints": [{"key": "more", "effect": "NoExecute"}]}},
+        {"spec": {"podCIDR": "10.0.0.0/24"}},
+        {"spec": {"providerID": "x"}},
+    ],
+    ids=json.dumps,
+)
+def test_the_operator_changes_nothing_else_of_a_node(
+    labelled: client.CoreV1Api, accounts: Accounts, change: Object
+) -> None:
+    before: Any = accounts.core.read_node(LABELLED)
+    assert invalid(lambda: labelled.patch_node(LABELLED, change)).endswith(ONLY_LABELS)
+    after: Any = accounts.core.read_node(LABELLED)
+    assert after == before
+    accounts.core.patch_node(LABELLED, change, dry_run="All")  # it is not that nobody may
+
+
+def test_the_operator_has_no_other_way_to_a_node(accounts: Accounts, labelled: client.CoreV1Api) -> None:
+    assert labelled.read_node(LABELLED)
+    token = accounts.token(OPERATOR, SYSTEM)
+    asked = [
+        ("PATCH", f"/api/v1/nodes/{LABELLED}/status"),
+        ("PUT", f"/api/v1/nodes/{LABELLED}"),
+        ("DELETE", f"/api/v1/nodes/{LABELLED}"),
+        ("POST", "/api/v1/nodes"),
+        ("GET", f"/api/v1/nodes/{LABELLED}/proxy/"),
+    ]
+    assert {one: accounts.ask(token, *one) for one in asked} == dict.fromkeys(asked, FORBIDDEN)
 
 
 # -- the other roles --------------------------------------------------------------------------------
@@ -645,8 +786,8 @@ ASKED = [
     ("DELETE", f"{OURS}/{PROFILE_NODES}"),
     ("GET", "/api/v1/secrets"),
     ("GET", f"/api/v1/namespaces/{SYSTEM}/secrets"),
-    ("GET", "/api/v1/pods"),
-    ("GET", f"/api/v1/namespaces/{SYSTEM}/pods"),
+    ("GET", f"/api/v1/namespaces/{SYSTEM}/pods/any"),
+    ("DELETE", f"/api/v1/namespaces/{SYSTEM}/pods/any"),
     ("POST", f"/api/v1/namespaces/{SYSTEM}/pods"),
     ("POST", f"/api/v1/namespaces/{SYSTEM}/serviceaccounts/{OPERATOR}/token"),
     ("POST", "/api/v1/namespaces/default/events"),
@@ -654,6 +795,7 @@ ASKED = [
     ("PATCH", f"/api/v1/nodes/{NODES[0]}"),
     ("DELETE", f"/api/v1/nodes/{NODES[0]}"),
     ("PATCH", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{AGENT}"),
+    ("PATCH", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{AGENT_SELINUX}"),
 ]
 
 

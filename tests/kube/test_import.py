@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.kube.conftest import Kubectl
-from tests.kube.operating import Cluster
+from tests.kube.operating import Cluster, eventually
 
 CASES = Path(__file__).parents[1] / "golden-import"
 # More files, for whoever has some: `HAUBERK_CORPUS=folder pytest tests/kube/test_import.py`.
@@ -22,7 +22,7 @@ FOLDERS = [
     *([Path(CORPUS)] if CORPUS else []),
 ]
 _REFUSED = re.compile(r"^.*: warning: (\S+): .*the cluster will refuse it", re.MULTILINE)
-# Two of one kernel name; of types that are not loaded yet both are taken.
+# Two of one kernel name.
 _CLASH = re.compile(r"^.*: warning: (\S+): .*the cluster takes the first", re.MULTILINE)
 
 
@@ -43,4 +43,9 @@ def test_the_result_applies(webhook: Cluster, kubectl: Kubectl, folder: Path):
         if said.code:
             refused.add(body["metadata"]["name"])
             assert "denied the request" in said.stderr
-    assert foretold <= refused <= foretold | set(_CLASH.findall(made.stderr)), made.stderr
+    assert refused == foretold | set(_CLASH.findall(made.stderr)), made.stderr
+    for body in bodies:  # of each type
+        if (name := body["metadata"]["name"]) not in refused and not body["spec"].get("suspend"):
+            (revision,) = eventually(lambda name=name: webhook.revisions(name))
+            assert revision["spec"]["type"] == body["spec"]["type"]
+            assert webhook.ready(name)[1] in ("", "Updating", "NoNodes")

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import itertools
 import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kubernetes import client
 
 from lab.controlplane import ControlPlane
+from tests.kube.accounts import SYSTEM
 from tests.kube.operating import GROUP, VERSION, Cluster, eventually, publish
 
 numbers = itertools.count(1)
@@ -239,3 +245,119 @@ def test_a_deletion_goes_on_where_its_revisions_were_lost(cluster: Cluster):
     cluster.report("one")
     eventually(lambda: cluster.is_gone("securityprofiles", "bereft"))
     eventually(lambda: not cluster.revisions("bereft"))
+
+
+# --- nodes with SELinux ------------------------------------------------------------------------------------
+
+MODULE = "(block {} (type process))"
+FEDORA = {"lsms": ["capability", "selinux"], "seccomp": True}
+
+
+def labels(cluster: Cluster, node: str) -> dict[str, str]:
+    """Return Hauberk's own labels of a node."""
+    found: Any = cluster.core.read_node(node)
+    prefix = "hauberk.dev/"
+    return {
+        key.removeprefix(prefix): value
+        for key, value in (found.metadata.labels or {}).items()
+        if key.startswith(prefix)
+    }
+
+
+def module(cluster: Cluster, name: str) -> str:
+    """Apply an SELinux module and return its revision once it is published."""
+    body = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "SecurityProfile",
+        "metadata": {"name": name},
+        "spec": {"type": "SELinux", "selinux": {"policy": MODULE.format(name)}},
+    }
+    cluster.api.create_cluster_custom_object(GROUP, VERSION, "securityprofiles", body)
+    return eventually(lambda: cluster.revisions(name))[0]["spec"]["content"]["digest"]
+
+
+def test_nodes_are_labelled_by_what_they_are_and_need(cluster: Cluster):
+    cluster.tell("one", {"lsms": ["apparmor"], "appArmor": {"enabled": True}}, appArmor={})
+    cluster.tell("two", FEDORA)
+    eventually(lambda: labels(cluster, "one") == {"lsm-apparmor": "true"})
+    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+    found: Any = cluster.core.read_node("two")
+    everything_is_seen_without_nodes(cluster)
+    again: Any = cluster.core.read_node("two")
+    assert again.metadata.resource_version == found.metadata.resource_version
+
+    digest = module(cluster, "logger")
+    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"})
+    assert labels(cluster, "one") == {"lsm-apparmor": "true"}
+    eventually(lambda: cluster.ready("logger") == ("False", "Updating"))
+    held = {"profiles": {"logger": f"{digest}/enforcing/0123456789"}}
+    cluster.tell("two", FEDORA, selinux=held, seccomp={})
+    eventually(lambda: cluster.ready("logger") == ("True", "Ready"))
+    status = cluster.get("securityprofiles", "logger")["status"]
+    assert status["reference"] == {"seLinuxOptions": {"type": "logger.process"}}
+    assert (status["nodes"]["targeted"], status["nodes"]["unsupported"]) == (1, 1)
+
+    cluster.delete("securityprofiles", "logger")
+    in_use = {"revision": digest, "reason": "InUse", "message": "1 task runs as logger.process"}
+    cluster.tell("two", FEDORA, selinux={**held, "problems": {"logger": in_use}})
+    eventually(lambda: "1 task runs as logger.process" in cluster.message("logger"))
+    assert labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"}
+    cluster.tell("two", FEDORA, selinux={}, seccomp={})
+    eventually(lambda: cluster.is_gone("securityprofiles", "logger"))
+    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+
+
+def everything_is_seen_without_nodes(cluster: Cluster) -> None:
+    """Return once the operator has decided on what was written before, whatever the nodes can hold."""
+    for _ in range(2):
+        name = f"after-{next(numbers)}"
+        cluster.apply(name, suspend=True)
+        eventually(lambda name=name: cluster.ready(name) == ("False", "Suspended"))
+
+
+@pytest.fixture
+def with_agents(cluster: Cluster) -> Iterator[Cluster]:
+    """The operator as its Deployment has it: as a pod, whose image the agents get."""
+    name = "hauberk-operator-test"
+    container = client.V1Container(
+        name="operator", image="registry.example/hauberk:1", image_pull_policy="Always"
+    )
+    spec = client.V1PodSpec(service_account_name="hauberk-operator", containers=[container])
+    pod = client.V1Pod(metadata=client.V1ObjectMeta(name=name), spec=spec)
+    cluster.core.create_namespaced_pod(SYSTEM, pod)
+    cluster.stop_operator()
+    cluster.pod = name
+    cluster.start()
+    yield cluster
+    cluster.stop_operator()
+    cluster.pod = ""
+    cluster.core.delete_namespaced_pod(name, SYSTEM, grace_period_seconds=0)
+    client.AppsV1Api(cluster.core.api_client).delete_collection_namespaced_daemon_set(SYSTEM)
+    cluster.start()
+
+
+def test_both_agents_are_applied_and_kept(with_agents: Cluster):
+    apps = client.AppsV1Api(with_agents.core.api_client)
+
+    def there() -> dict[str, Any]:
+        listed: Any = apps.list_namespaced_daemon_set(SYSTEM)
+        return {one.metadata.name: one for one in listed.items}
+
+    eventually(lambda: there().keys() == {"hauberk-agent", "hauberk-agent-selinux"})
+    pods = {name: one.spec.template.spec for name, one in there().items()}
+    for spec in pods.values():
+        assert [one.image for one in spec.containers] == ["registry.example/hauberk:1"]
+        assert [one.image_pull_policy for one in spec.containers] == ["Always"]
+    privileged = {name: bool(spec.containers[0].security_context.privileged) for name, spec in pods.items()}
+    assert privileged == {"hauberk-agent": False, "hauberk-agent-selinux": True}
+    assert pods["hauberk-agent-selinux"].node_selector["hauberk.dev/agent"] == "selinux"
+    selectors = [tuple(one.spec.selector.match_labels.items()) for one in there().values()]
+    assert len(set(selectors)) == 2  # neither takes the other's pods for its own
+
+    for name in pods:
+        before = there()[name].metadata.uid
+        apps.delete_namespaced_daemon_set(name, SYSTEM)
+        eventually(lambda name=name, before=before: there()[name].metadata.uid != before)
+        change = {"spec": {"template": {"spec": {"hostPID": False}}}}
+        apps.patch_namespaced_daemon_set(name, SYSTEM, change)
+        eventually(lambda name=name: there()[name].spec.template.spec.host_pid is True)

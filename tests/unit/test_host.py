@@ -201,6 +201,64 @@ def test_any_os_release_is_read(text: str):
     assert all(len(field) <= 64 for field in (one.id, one.version, one.like))
 
 
+# --- SELinux, seccomp, the kubelet -------------------------------------------------------------------------
+
+
+def test_tasks_are_counted_by_their_selinux_type(tree: Tree):
+    contexts = (
+        "system_u:system_r:web.process:s0:c1,c2\0",
+        "system_u:system_r:web.process:s0:c3,c4\n",
+        "u:r:other_t",  # a policy without levels
+        "web (enforce)\n",  # AppArmor's
+        "",
+    )
+    for pid, context in enumerate(contexts, start=7):
+        tree.task(pid, context, "attr/current")
+    tree.put(tree.host.proc / "99/task/99/comm", "it has ended")
+    assert tree.host.domains() == {"web.process": 2, "other_t": 1}
+
+
+def test_seccomp_is_there_where_the_kernel_says_so(tree: Tree):
+    assert not tree.host.has_seccomp()
+    assert not gather(tree.host).seccomp
+    tree.put(tree.host.proc / "sys/kernel/seccomp/actions_avail", "kill_process errno allow\n")
+    assert tree.host.has_seccomp()
+    assert gather(tree.host).seccomp
+
+
+def process(tree: Tree, pid: int, command: str, *words: str, numbers: str = "7") -> None:
+    folder = tree.host.proc / str(pid)
+    tree.put(folder / "comm", f"{command}\n")
+    tree.put(folder / "cmdline", "\0".join((f"/usr/bin/{command}", *words)) + "\0")
+    tree.put(folder / "status", f"Name:\t{command}\nNSpid:\t{numbers}\nThreads:\t1\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ((), ""),
+        (("--config=/var/lib/kubelet/config.yaml",), ""),
+        (("--root-dir=/data/kubelet", "--v=2"), "/data/kubelet"),
+        (("--v=2", "--root-dir", "/data/kubelet"), "/data/kubelet"),
+        (("--root-dir=",), ""),
+        (("--root-dir",), ""),
+        (("--root-dir-of-nothing=/x",), ""),
+    ],
+)
+def test_the_kubelets_folder_is_what_it_was_started_with(tree: Tree, words: tuple[str, ...], folder: str):
+    process(tree, 5, "containerd", "--root-dir=/other")
+    process(tree, 7, "kubelet", *words)
+    assert tree.host.kubelets_folder() == folder
+
+
+def test_what_a_pod_calls_kubelet_is_none(tree: Tree):
+    """It would have files written, and read back, where no runtime ever looks."""
+    process(tree, 6, "kubelet", "--root-dir=/of/a/pod", numbers="6\t1")
+    assert tree.host.kubelets_folder() == ""
+    process(tree, 7, "kubelet", "--root-dir=/data/kubelet")
+    assert tree.host.kubelets_folder() == "/data/kubelet"
+
+
 # --- its disk ----------------------------------------------------------------------------------------------
 
 
