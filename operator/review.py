@@ -51,7 +51,7 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
         return Answer(refused=verdict.message)
     if circle := required_in_circle(profile, snapshot.profiles):
         return Answer(
-            refused=f"spec.selinux.requires goes round in a circle, {' -> '.join(circle)}: none of them could "
+            refused=f"spec.selinux.requires is a circle, {' -> '.join(circle)}: none of them could "
             "be the first to be loaded; take one out"
         )
     missing = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hauberk.crds.models import Metadata, ProfileSpec, SecurityProfile, SELinux
 from hauberk.operator.review import required_in_circle
@@ -41,4 +43,4 @@ def test_what_is_found_is_a_circle_and_what_is_let_in_has_none(required: dict[st
         reached |= {one for name in reached for one in required.get(name, ())}
     assert bool(way) == ("a" in reached)
     assert not way or way[0] == way[-1] == "a"
-    assert all(other in required[name] for name, other in zip(way, way[1:], strict=False))
+    assert all(other in required[name] for name, other in itertools.pairwise(way))
