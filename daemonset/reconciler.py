@@ -37,6 +37,8 @@ log = structlog.get_logger()
 ROUNDS = 4
 IN_USE_SECONDS = (2.0, 15.0)
 RETRY_SECONDS = (1.0, 60.0)
+# Where each try costs the node as much as a run of semodule.
+DEAR_RETRY_SECONDS = (10.0, 900.0)
 # Without any event what is loaded is looked at this often all the same: in case nobody tells.
 LOOK_SECONDS = 60.0
 # What keeps growing is not waited for longer than this, as a multiple of the backend's `quiet_seconds`.
@@ -338,7 +340,8 @@ class Reconciler:
         before = self.refused.get(key)
         failures = before.failures + 1 if before else 1
         if wait is None:
-            low, high = IN_USE_SECONDS if reason is Reason.IN_USE else RETRY_SECONDS
+            dear = DEAR_RETRY_SECONDS if self.backend.quiet_seconds else RETRY_SECONDS
+            low, high = IN_USE_SECONDS if reason is Reason.IN_USE else dear
             # Past some doublings it is the highest anyway, and past a thousand no number at all.
             wait = random.uniform(low, min(high, low * 2 ** min(failures, 16)))  # noqa: S311
         problem = Problem(revision=key.revision, reason=reason, message=message)

@@ -174,27 +174,14 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
             unload_by_hand(node, "of-the-host")
 
 
-def test_a_type_that_is_not_served_yet_says_so():
-    document = profile("later", "")
-    document["spec"] = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ERRNO"}'}}
-    said = kubectl("apply", "--filename=-", given=document)
-    assert said.code == 0
-    assert "Warning: Hauberk does not load profiles of type Seccomp yet" in said.stderr
-    eventually(lambda: ready("later")[1] == "TypeNotServed")
-
-
 @pytest.mark.parametrize(
     ("kind", "policy", "words"),
     [
         (
             "SELinux",
-            "(block bad\n  (allow process))\n",
-            "secilc refuses the policy: Invalid syntax; line 2: Bad ",
-        ),
-        (
-            "SELinux",
-            "(block bad\n  (bogus process))\n",
-            "secilc refuses the policy: Error: Unknown keyword bogus",
+            "(block bad\n  (type t)\n  (allow t self (file read)))\n",
+            "secilc refuses the policy: Invalid syntax; Bad class-permissions; "
+            "Problem filling class-permissions list; line 3: Bad allow rule",
         ),
         ("SELinux", "(block bad\n  (allow init_t etc_t (file (read))))\n", "line 2: allow is about init_t"),
         ("Seccomp", '{"defaultAction": "SCMP_ACT_DENY"}', "Invalid enum value 'SCMP_ACT_DENY'"),

@@ -244,7 +244,9 @@ async def test_no_process_is_left_behind():
         await asyncio.sleep(0.3)
         group = process_of(renderer)
         slow.cancel()
-    assert running(group) == []
+    async with asyncio.timeout(5):  # what was killed is gone when the kernel has got to it
+        while running(group):  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.01)
 
 
 def process_of(renderer: Renderer) -> int:
