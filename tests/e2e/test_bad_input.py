@@ -180,8 +180,10 @@ def test_a_profile_of_the_host_is_neither_replaced_nor_removed():
         (
             "SELinux",
             "(block bad\n  (type t)\n  (allow t self (file read)))\n",
-            "secilc refuses the policy: Invalid syntax; Bad class-permissions; "
-            "Problem filling class-permissions list; line 3: Bad allow rule",
+            (
+                "secilc refuses the policy: Invalid syntax; Bad class-permissions; "
+                "Problem filling class-permissions list; line 3: Bad allow rule"
+            ),
         ),
         ("SELinux", "(block bad\n  (allow init_t etc_t (file (read))))\n", "line 2: allow is about init_t"),
         ("Seccomp", '{"defaultAction": "SCMP_ACT_DENY"}', "Invalid enum value 'SCMP_ACT_DENY'"),
