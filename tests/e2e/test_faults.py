@@ -145,7 +145,8 @@ def test_an_agent_writes_its_own_nodes_report_and_nothing_else():
             group, version, "profilerevisions"
         ),
         "secrets": core.list_secret_for_all_namespaces,
-        "pods": core.list_pod_for_all_namespaces,
+        "deleting pods": lambda: core.delete_namespaced_pod("any", "default"),
+        "watching pods": lambda: core.list_pod_for_all_namespaces(watch=True),
         "its node": lambda: core.patch_node("debian12", {"metadata": {"labels": {"taken": "yes"}}}),
     }
     for what, attempt in refused.items():
