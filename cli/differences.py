@@ -21,7 +21,7 @@ from ..crds.models import (
     Text,
     encode,
 )
-from ..crds.names import ANY_FACTS, digest
+from ..crds.names import ANY_FACTS
 from ..crds.reasons import Reason
 from ..profiles.check import Accepted, described
 from ..profiles.parser import fault_message
@@ -136,15 +136,7 @@ def clash(source: Source, accepted: Accepted, others: Mapping[str, SecurityProfi
 
 def content(spec: ProfileSpec) -> str:
     """Return the digest that names what the spec asks for, as the operator will name its revision."""
-    return digest(
-        spec.type,
-        spec.policy,
-        spec.mode,
-        allow_attachment=spec.app_armor is not None and spec.app_armor.allow_attachment,
-        allow_host_types=spec.selinux is not None and spec.selinux.allow_host_types,
-        requires=spec.selinux.requires if spec.selinux else [],
-        values=None if spec.template is None else spec.template.values,
-    )
+    return spec.content_digest
 
 
 def _fields(before: ProfileSpec, after: ProfileSpec, *, new: bool) -> list[Field]:

@@ -14,14 +14,9 @@ from typing import Any
 
 from ..crds.facts import facts_key, supports
 from ..crds.models import Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
-from ..crds.names import SECCOMP
+from ..crds.names import security_module
 from ..crds.nodes import has_kernel
-from ..crds.reasons import Reason
-
-# The kernel's words for a profile that only logs: AppArmor's, SELinux' for a domain.
-_LENIENT = ("complain", "permissive")
-# It is Hauberk's turn, or another profile's, not the node's.
-_WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)
+from ..crds.reasons import WAITING, Reason
 
 
 class State(StrEnum):
@@ -102,9 +97,7 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
 
 def held(profile: str, profile_type: str, report: ProfileNode | None) -> tuple[str, str]:
     """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    section = report.status.section(profile_type) if report else None
-    revision, _, rest = (section.profiles.get(profile, "") if section else "").partition("/")
-    return revision, rest.partition("/")[0]
+    return report.status.held(profile, profile_type) if report else ("", "")
 
 
 def on_nodes(profile: SecurityProfile, wanted: RevisionSpec, seen: Seen) -> list[OnNode]:
@@ -129,7 +122,7 @@ def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *
     if not revision and (wanted.placement.withdrawn or not selected):
         return found(State.NOT_SELECTED, message="" if node.has_kernel else "no Linux kernel of its own")
     if current and not supports(current.status.facts, wanted.type):
-        return found(State.UNSUPPORTED, message=f"its kernel runs without {_module(wanted)}")
+        return found(State.UNSUPPORTED, message=f"its kernel runs without {security_module(wanted.type)}")
     if silent := _silent(node, report, current, down=down):
         return found(*silent)
     reason, message = _problem(wanted, current)
@@ -155,11 +148,11 @@ def _silent(
 def _reported(wanted: RevisionSpec, report: ProfileNode) -> State:
     """Return what a current report says of a profile that its node is to hold."""
     revision, mode = held(wanted.profile, wanted.type, report)
-    if revision == wanted.content.digest and (mode in _LENIENT) == (wanted.content.mode != "Enforce"):
+    if wanted.content.is_held_as(revision, mode):
         return State.READY
     section = report.status.section(wanted.type)
     problem = section.problems.get(wanted.profile) if section else None
-    failed = problem and problem.reason not in _WAITING
+    failed = problem and problem.reason not in WAITING
     return (
         State.FAILED if problem and failed and problem.revision == wanted.content.digest else State.UPDATING
     )
@@ -169,7 +162,9 @@ def _by_report(wanted: RevisionSpec, report: ProfileNode) -> OnNode:
     """Return what the last report alone says, where Nodes may not be read."""
     name = report.metadata.name
     if not supports(report.status.facts, wanted.type):
-        return OnNode(name, State.UNSUPPORTED, message=f"its kernel runs without {_module(wanted)}")
+        return OnNode(
+            name, State.UNSUPPORTED, message=f"its kernel runs without {security_module(wanted.type)}"
+        )
     revision, mode = held(wanted.profile, wanted.type, report)
     reason, message = _problem(wanted, report)
     state = _reported(wanted, report)
@@ -189,7 +184,3 @@ def _problem(wanted: RevisionSpec, report: ProfileNode | None) -> tuple[str, str
     section = report.status.section(wanted.type) if report else None
     problem = section.problems.get(wanted.profile) if section else None
     return (problem.reason, problem.message) if problem else ("", "")
-
-
-def _module(wanted: RevisionSpec) -> str:
-    return "seccomp" if wanted.type == SECCOMP else wanted.type

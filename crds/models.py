@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .names import ANY_FACTS, API_VERSION, APPARMOR, SECCOMP, SELINUX
+from .names import ANY_FACTS, API_VERSION, APPARMOR, SECCOMP, SELINUX, digest
+
+# The kernel's words for a profile that only logs: AppArmor's, SELinux' for a domain.
+_LENIENT = ("complain", "permissive")
 
 
 class Model(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
@@ -133,6 +136,34 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
         block = self.app_armor or self.selinux or self.seccomp
         return block.policy if block else ""
 
+    @property
+    def allow_attachment(self) -> bool:
+        """Return whether AppArmor profiles may attach to programs of the host."""
+        return self.app_armor is not None and self.app_armor.allow_attachment
+
+    @property
+    def allow_host_types(self) -> bool:
+        """Return whether an SELinux module may speak of types that it does not declare."""
+        return self.selinux is not None and self.selinux.allow_host_types
+
+    @property
+    def requires(self) -> list[str]:
+        """Return the SecurityProfiles that an SELinux module is made of."""
+        return self.selinux.requires if self.selinux else []
+
+    @property
+    def content_digest(self) -> str:
+        """Return the digest that names the content which is asked for, and so its revision."""
+        return digest(
+            self.type,
+            self.policy,
+            self.mode,
+            allow_attachment=self.allow_attachment,
+            allow_host_types=self.allow_host_types,
+            requires=self.requires,
+            values=None if self.template is None else self.template.values,
+        )
+
 
 class Condition(Model, frozen=True, kw_only=True):
     """A metav1.Condition."""
@@ -227,6 +258,10 @@ class Content(Model, frozen=True, kw_only=True):
     allow_attachment: bool = False
     allow_host_types: bool = False
     requires: list[str] = []
+
+    def is_held_as(self, revision: str, mode: str) -> bool:
+        """Return whether what a node reports of the profile is this content, in the mode that it asks for."""
+        return revision == self.digest and (mode in _LENIENT) == (self.mode != "Enforce")
 
 
 class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -380,6 +415,12 @@ class NodeStatus(Model, frozen=True, kw_only=True):
     def section(self, profile_type: str) -> Section | None:
         """Return what the backend for a type of profile reported; None where none runs."""
         return self.sections.get(profile_type)
+
+    def held(self, profile: str, profile_type: str) -> tuple[str, str]:
+        """Return the content digest and the mode of a profile, as they were read back; empty for none."""
+        section = self.section(profile_type)
+        revision, _, rest = (section.profiles.get(profile, "") if section else "").partition("/")
+        return revision, rest.partition("/")[0]
 
     @property
     def sections(self) -> dict[str, Section]:

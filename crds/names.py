@@ -122,6 +122,11 @@ def host_file(profile: str) -> str:
     return f"hauberk.{profile}"
 
 
+def security_module(profile_type: str) -> str:
+    """Return what a kernel has to have for a type of profiles, in words for a message."""
+    return "seccomp" if profile_type == SECCOMP else profile_type
+
+
 def selinux_module(profile: str) -> str:
     """Return the name of the profile's module in a node's SELinux store."""
     return f"hauberk_{profile}"

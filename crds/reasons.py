@@ -60,6 +60,10 @@ class Reason(StrEnum):
     BUG = "Bug"
 
 
+# Problems that a node has for now: it is Hauberk's turn, or another profile's, not the node's.
+WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)
+
+
 class NodeState(IntEnum):
     """What one profile is on one node, worst first: folding with `min` gives the worst of many."""
 

@@ -21,7 +21,7 @@ from ..crds.models import (
     SecurityProfile,
     Summary,
 )
-from ..crds.names import APPARMOR, SECCOMP, SELINUX, seccomp_reference
+from ..crds.names import APPARMOR, SECCOMP, SELINUX, seccomp_reference, security_module
 from ..crds.reasons import NodeState, Reason
 from .rollout import OnNode, nodes_still_holding, on_nodes
 from .snapshot import Snapshot
@@ -160,7 +160,7 @@ def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
 def _nodes_ready(profile_type: str, counts: Counts, states: list[OnNode]) -> _Verdict:
     of = f"of {_nodes(counts.targeted)}"
     if counts.targeted == 0:
-        module = "seccomp" if profile_type == SECCOMP else profile_type
+        module = security_module(profile_type)
         lacking = f"; {counts.unsupported} selected without {module}" if counts.unsupported else ""
         return _Verdict("False", Reason.NO_NODES, f"no node with {module} is selected{lacking}")
     if counts.failed:

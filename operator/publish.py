@@ -19,7 +19,6 @@ from ..crds.models import (
     OwnerReference,
     Placement,
     ProfileRevision,
-    ProfileSpec,
     RevisionSpec,
     SecurityProfile,
     Text,
@@ -56,28 +55,7 @@ class Judged(Snapshot):
 
 def content_digest(profile: SecurityProfile) -> str:
     """Return the digest that names the content which the user asks for now."""
-    template = profile.spec.template
-    return names.digest(
-        profile.spec.type,
-        profile.spec.policy,
-        profile.spec.mode,
-        allow_attachment=_attaches(profile.spec),
-        allow_host_types=_speaks_of_host(profile.spec),
-        requires=_requires(profile.spec),
-        values=None if template is None else template.values,
-    )
-
-
-def _attaches(spec: ProfileSpec) -> bool:
-    return spec.app_armor is not None and spec.app_armor.allow_attachment
-
-
-def _speaks_of_host(spec: ProfileSpec) -> bool:
-    return spec.selinux is not None and spec.selinux.allow_host_types
-
-
-def _requires(spec: ProfileSpec) -> list[str]:
-    return spec.selinux.requires if spec.selinux else []
+    return profile.spec.content_digest
 
 
 def judgement(
@@ -239,9 +217,9 @@ def wanted_revision(profile: SecurityProfile, accepted: Accepted, installation: 
                 digest=digest,
                 mode=profile.spec.mode,
                 texts=list(accepted.texts),
-                allow_attachment=_attaches(profile.spec),
-                allow_host_types=_speaks_of_host(profile.spec),
-                requires=_requires(profile.spec),
+                allow_attachment=profile.spec.allow_attachment,
+                allow_host_types=profile.spec.allow_host_types,
+                requires=profile.spec.requires,
             ),
             unrendered=list(accepted.unrendered),
             placement=placement(profile),

@@ -56,7 +56,7 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
         )
     missing = [
         f"spec.selinux.requires: there is no SecurityProfile {name} yet, and nodes wait for it"
-        for name in requires(profile)
+        for name in profile.spec.requires
         if name not in snapshot.profiles
     ]
     partly = [
@@ -68,15 +68,10 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
     return Answer(warnings=_cut([*missing, *partly, *judged.advice]))
 
 
-def requires(profile: SecurityProfile) -> list[str]:
-    """Return the profiles that one is made of."""
-    return profile.spec.selinux.requires if profile.spec.selinux else []
-
-
 def required_in_circle(profile: SecurityProfile, profiles: Mapping[str, SecurityProfile]) -> tuple[str, ...]:
     """Return a way from a profile through what is required back to itself; empty where there is none."""
     own = profile.metadata.name
-    ways: list[tuple[str, ...]] = [(own, name) for name in requires(profile)]
+    ways: list[tuple[str, ...]] = [(own, name) for name in profile.spec.requires]
     seen: set[str] = set()
     while ways:
         way = ways.pop()
@@ -84,7 +79,7 @@ def required_in_circle(profile: SecurityProfile, profiles: Mapping[str, Security
             return way
         if way[-1] not in seen and way[-1] in profiles:
             seen.add(way[-1])
-            ways += [(*way, name) for name in requires(profiles[way[-1]])]
+            ways += [(*way, name) for name in profiles[way[-1]].spec.requires]
     return ()
 
 

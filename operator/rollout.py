@@ -11,15 +11,11 @@ from datetime import datetime, timedelta
 
 from ..crds.facts import supports
 from ..crds.models import Failure, ProfileNode, RevisionSpec
-from ..crds.reasons import NodeState, Reason
+from ..crds.reasons import WAITING, NodeState, Reason
 from .snapshot import AgentView, NodeView, Snapshot
 
 # An agent that is upgraded, or an API server that restarts, must not make every profile flap.
 AGENT_DOWN_AFTER = timedelta(seconds=90)
-# The kernel's words for a profile that only logs: AppArmor's, SELinux' for a domain.
-_LENIENT = ("complain", "permissive")
-# It is Hauberk's turn, or another profile's, not the node's.
-_WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -74,12 +70,12 @@ def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) 
     section = report.status.section(wanted.type) if report else None
     if section is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
-    revision, kernel_mode = held(wanted, report)
+    revision, mode = held(wanted, report)
     problem = section.problems.get(profile)
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
-    if revision == content.digest and (kernel_mode in _LENIENT) == (content.mode != "Enforce"):
+    if content.is_held_as(revision, mode):
         return OnNode(node.name, NodeState.READY, failure, revision)
-    if problem and problem.reason in _WAITING:
+    if problem and problem.reason in WAITING:
         return OnNode(node.name, NodeState.UPDATING, failure, revision)
     if problem and problem.revision == content.digest:
         return OnNode(node.name, NodeState.FAILED, failure, revision)
@@ -88,10 +84,7 @@ def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) 
 
 def held(wanted: RevisionSpec, report: ProfileNode | None) -> tuple[str, str]:
     """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    section = report.status.section(wanted.type) if report else None
-    entry = section.profiles.get(wanted.profile, "") if section else ""
-    revision, _, rest = entry.partition("/")
-    return revision, rest.partition("/")[0]
+    return report.status.held(wanted.profile, wanted.type) if report else ("", "")
 
 
 def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:
