@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import msgspec
 
@@ -28,9 +29,9 @@ from ..profiles.includes import refuse_includes
 from ..profiles.parser import Parser
 from . import adoption
 from .adoption import Original
-from .backend import Outcome, Prepared
+from .backend import Backend, Outcome, Prepared
 from .cache import Cache, Compiled
-from .holdings import Holding, Records
+from .holdings import Holding
 from .host import Host, Loaded, Stamp, storing
 from .plan import Key, Load, Persist, Prune, Release, Remove, foreign_names, mismatch, stale_names
 
@@ -116,30 +117,15 @@ Loads = dict[Key, Holding | Exception]
 
 
 @dataclass(frozen=True)
-class AppArmor:
+class AppArmor(Backend):
     """The AppArmor backend of one node."""
 
-    host: Host
+    type: ClassVar[str] = APPARMOR
     parser: Parser
     cache: Cache
     _boot: dict[str, tuple[Stamp, str, str]] = field(
         default_factory=dict[str, tuple[Stamp, str, str]], init=False, compare=False, repr=False
     )
-
-    @property
-    def type(self) -> str:
-        """Return the type of profiles that it loads."""
-        return APPARMOR
-
-    @property
-    def quiet_seconds(self) -> float:
-        """Return that what is due is done at once."""
-        return 0.0
-
-    @property
-    def records(self) -> Records:
-        """Return where it records what it loaded."""
-        return Records(self.host, "apparmor")
 
     @classmethod
     async def open(cls, host: Host, parser: Parser) -> AppArmor:
@@ -222,19 +208,9 @@ class AppArmor:
         defined = compiled.read(binary.binary)
         refuse_defined(defined, step.mode, allow_attachment=step.allow_attachment)
         refuse_unconfined(step.text, defined)
-        holding = Holding(
-            profile=step.profile,
-            uid=step.uid,
-            revision=step.revision,
-            mode=step.mode,
-            text=step.text,
-            modes={one.name: one.mode for one in defined},
-            digests=sorted(compiled.digests(binary.binary)),
-            boot_id="",
-            boots=not binary.slow,
-            installation=step.installation,
-            allow_attachment=step.allow_attachment,
-        )
+        modes = {one.name: one.mode for one in defined}
+        digests = sorted(compiled.digests(binary.binary))
+        holding = step.holding(APPARMOR, modes, digests, boots=not binary.slow)
         return CompiledText(step, holding, binary)
 
     async def load(self, prepared: Sequence[CompiledText], holdings: Mapping[str, Holding]) -> Loads:
@@ -392,9 +368,8 @@ class AppArmor:
         Raises:
             NodeFault: the disk does not take it; the profile stays loaded.
         """
+        await super().persist(step)
         holding = step.holding
-        with storing("loaded, but the node's disk took no record of it"):
-            self.records.write(holding)
         name = host_file(holding.profile)
         with storing("loaded, but not written to the node's apparmor.d, so its boot will not load it"):
             if holding.boots and not holding.released:

@@ -7,14 +7,16 @@ it prepares texts, carries steps out, and reads back what is loaded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from ..crds.errors import NodeFault
 from .holdings import Holding, Records
-from .host import Loaded
+from .host import Host, Loaded, storing
 from .plan import Key, Load, Persist, Prune, Release, Remove
 
 
@@ -30,40 +32,49 @@ class Prepared:
 Outcome = dict[Key, Holding | Exception | None]
 
 
-class Backend(Protocol):
-    """One security module of one node."""
+@dataclass(frozen=True)
+class Backend(ABC):
+    """One security module of one node.
 
-    @property
-    def type(self) -> str:
-        """Return the type of profiles that it loads."""
-        ...
+    What is not abstract fits a module whose profiles need nothing but their records to outlive a boot.
+
+    Attributes:
+        host: the node.
+        type: of the profiles that it loads.
+        done: what it does with them, in a word for a message.
+    """
+
+    host: Host
+    type: ClassVar[str]
+    done: ClassVar[str] = "loaded"
 
     @property
     def quiet_seconds(self) -> float:
         """Return for how long nothing more may come up before what is due is done: where a run is dear."""
-        ...
+        return 0.0
 
     @property
     def records(self) -> Records:
         """Return where it records what it loaded."""
-        ...
+        return Records(self.host, self.type.lower())
 
     def set_aside(self) -> list[NodeFault]:
         """Set aside what else of its state was torn, and return a fault for each."""
-        ...
+        return []
 
+    @abstractmethod
     def loaded(self, holdings: Mapping[str, Holding]) -> Mapping[str, Loaded]:
         """Return what is read to be loaded now, by name; of what nobody holds as much as is known."""
-        ...
 
     def boot_files(self) -> Mapping[str, str]:
         """Return the revision that the node's own boot would load, by profile."""
-        ...
+        return {}
 
+    @abstractmethod
     def changes(self, changed: asyncio.Event) -> AbstractContextManager[None]:
         """Set `changed` whenever anyone changes what is loaded, for as long as the context lasts."""
-        ...
 
+    @abstractmethod
     async def prepare(self, step: Load, slot: AbstractAsyncContextManager[object] | None = None) -> Prepared:
         """Judge a text, and compile it where that is the module's way; compile only within the slot.
 
@@ -71,8 +82,8 @@ class Backend(Protocol):
             InputFault: the text is refused, on this node at least.
             NodeFault: its parser can't be run.
         """
-        ...
 
+    @abstractmethod
     async def carry_out(
         self,
         steps: Sequence[Prune | Remove | Release],
@@ -83,7 +94,6 @@ class Backend(Protocol):
 
         `holdings` are all that is held now.
         """
-        ...
 
     async def persist(self, step: Persist) -> None:
         """Record what is loaded on the node's disk, and have its own boot load it where that is needed.
@@ -91,8 +101,11 @@ class Backend(Protocol):
         Raises:
             NodeFault: the disk does not take it; the profile stays loaded.
         """
-        ...
+        with storing(f"{self.done}, but the node's disk took no record of it"):
+            self.records.write(step.holding)
 
     def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
         """Drop what only a crash would have needed, and what nobody holds or wants (text and mode)."""
-        ...
+        del holdings, wanted
+        with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
+            self.records.settle()

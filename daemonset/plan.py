@@ -61,6 +61,27 @@ class Load:
         """Return what identifies this step."""
         return Key("load", self.profile, self.revision)
 
+    def holding(
+        self, profile_type: str, modes: dict[str, str], digests: list[str], *, boots: bool = False
+    ) -> Holding:
+        """Return what is held once this is loaded, but for the boot that it is loaded in."""
+        return Holding(
+            profile=self.profile,
+            uid=self.uid,
+            revision=self.revision,
+            mode=self.mode,
+            text=self.text,
+            modes=modes,
+            digests=digests,
+            boot_id="",
+            boots=boots,
+            installation=self.installation,
+            allow_attachment=self.allow_attachment,
+            type=profile_type,
+            requires=list(self.requires),
+            allow_host_types=self.allow_host_types,
+        )
+
 
 @dataclass(frozen=True)
 class Prune:

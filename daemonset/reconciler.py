@@ -354,7 +354,8 @@ class Reconciler:
     def _tell(self) -> None:
         if self.revisions is None:
             return  # what it should hold is not known yet
-        decided = plan(self._snapshot())
+        snapshot = self._snapshot()
+        decided = plan(snapshot)
         # A step whose time to try again has come is not yet mended: its problem stays told.
         problems = {
             step.key.profile: self.refused[step.key].problem
@@ -368,8 +369,7 @@ class Reconciler:
             drifts=self.drifts,
             remarks=self.remarks,
         )
-        loaded = self.backend.loaded(self.holdings)
-        self.section = report.section(self.holdings, loaded, told, self.host.boot_id())
+        self.section = report.section(self.holdings, snapshot.kernel, told, snapshot.boot_id)
         self.told()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, S
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 from asyncinotify import Inotify, Mask
@@ -23,10 +24,10 @@ from ..crds.errors import NodeFault
 from ..crds.names import SECCOMP, seccomp_reference
 from ..crds.reasons import Reason
 from ..profiles import seccomp
-from .backend import Outcome, Prepared
-from .holdings import Holding, Records
-from .host import Host, Loaded, Stamp, storing
-from .plan import Load, Persist, Prune, Release, Remove, mismatch
+from .backend import Backend, Outcome, Prepared
+from .holdings import Holding
+from .host import Loaded, Stamp, storing
+from .plan import Load, Prune, Release, Remove, mismatch
 
 _MODE = "enforce"
 # Stands for the hash of what is no file, or one that can't be read: that of no profile.
@@ -49,16 +50,16 @@ PodsOf = Callable[[], Awaitable[Mapping[str, Sequence[str]]]]
 
 
 @dataclass(frozen=True)
-class Seccomp:
+class Seccomp(Backend):
     """The seccomp backend of one node.
 
     Attributes:
-        host: the node.
         pods: asks the API which profiles the node's pods name.
         elsewhere: where the kubelet looks instead, if that is not where this agent can write; empty: it does.
     """
 
-    host: Host
+    type: ClassVar[str] = SECCOMP
+    done: ClassVar[str] = "written"
     pods: PodsOf
     elsewhere: str = ""
     _seen: dict[str, tuple[Stamp, str]] = field(
@@ -66,32 +67,9 @@ class Seccomp:
     )
 
     @property
-    def type(self) -> str:
-        """Return the type of profiles that it loads."""
-        return SECCOMP
-
-    @property
-    def quiet_seconds(self) -> float:
-        """Return that what is due is done at once."""
-        return 0.0
-
-    @property
-    def records(self) -> Records:
-        """Return where it records what it wrote."""
-        return Records(self.host, "seccomp")
-
-    @property
     def folder(self) -> Path:
         """Return where the files are: Hauberk's own folder within the kubelet's."""
         return self.host.seccomp / Path(seccomp_reference("")).parent
-
-    def set_aside(self) -> list[NodeFault]:
-        """Return no fault: it keeps nothing but its records."""
-        return []
-
-    def boot_files(self) -> Mapping[str, str]:
-        """Return nothing: a file needs no boot to be there."""
-        return {}
 
     def loaded(self, holdings: Mapping[str, Holding]) -> Mapping[str, Loaded]:
         """Return what the folder has, by what pods would give as `localhostProfile`."""
@@ -125,19 +103,8 @@ class Seccomp:
             )
         async with slot or contextlib.nullcontext():
             seccomp.check_text(step.text)
-        holding = Holding(
-            profile=step.profile,
-            uid=step.uid,
-            revision=step.revision,
-            mode=step.mode,
-            text=step.text,
-            modes={seccomp_reference(step.profile): _MODE},
-            digests=[hashlib.sha256(step.text.encode()).hexdigest()],
-            boot_id="",
-            boots=False,
-            installation=step.installation,
-            type=SECCOMP,
-        )
+        digests = [hashlib.sha256(step.text.encode()).hexdigest()]
+        holding = step.holding(SECCOMP, {seccomp_reference(step.profile): _MODE}, digests)
         return Prepared(step, holding)
 
     async def carry_out(
@@ -203,21 +170,10 @@ class Seccomp:
                 self.host.delete(self.folder, Path(name).name)
             self.records.delete(holding.profile)
 
-    async def persist(self, step: Persist) -> None:
-        """Record a file on the node's disk.
-
-        Raises:
-            NodeFault: the disk does not take it; the file stays.
-        """
-        with storing("written, but the node's disk took no record of it"):
-            self.records.write(step.holding)
-
     def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
-        """Forget what was about to be written."""
-        del holdings, wanted
-        with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
-            self.host.sweep(self.folder, "")
-            self.records.settle()
+        """Forget what was about to be written, half-written files too."""
+        self.host.sweep(self.folder, "")
+        super().settle(holdings, wanted)
 
     # --- drift --------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -21,15 +22,16 @@ from ..crds.names import SELINUX, selinux_module
 from ..crds.reasons import Reason
 from ..profiles import selinux
 from ..profiles.secilc import Secilc
-from .backend import Outcome, Prepared
-from .holdings import Holding, Records
-from .host import Host, Loaded, storing
-from .plan import Key, Load, Persist, Prune, Release, Remove, mismatch
+from .backend import Backend, Outcome, Prepared
+from .holdings import Holding
+from .host import Loaded, storing
+from .plan import Key, Load, Prune, Release, Remove, mismatch
 from .selinuxfs import SELinuxFS
 from .semodule import Failed, Store
 
 # A module without types of its own (a block that others inherit) has its blocks' names in this mode.
 BLOCK = "block"
+_PERMISSIVE = "permissive"
 # What is applied together comes one by one: each is judged and published by itself.
 QUIET_SECONDS = 1.5
 # Of all of Hauberk's modules on a node. libsepol numbers a policy's types and attributes with 16 bits and
@@ -48,36 +50,18 @@ class _Change:
 
 
 @dataclass(frozen=True)
-class SELinux:
+class SELinux(Backend):
     """The SELinux backend of one node."""
 
-    host: Host
+    type: ClassVar[str] = SELINUX
     kernel: SELinuxFS
     store: Store
     secilc: Secilc = field(default_factory=Secilc)
 
     @property
-    def type(self) -> str:
-        """Return the type of profiles that it loads."""
-        return SELINUX
-
-    @property
     def quiet_seconds(self) -> float:
         """Return for how long nothing more may come up before a transaction, which takes far longer."""
         return QUIET_SECONDS
-
-    @property
-    def records(self) -> Records:
-        """Return where it records what it loaded."""
-        return Records(self.host, "selinux")
-
-    def set_aside(self) -> list[NodeFault]:
-        """Return no fault: it keeps nothing but its records."""
-        return []
-
-    def boot_files(self) -> Mapping[str, str]:
-        """Return nothing: the store is what the node boots with."""
-        return {}
 
     def changes(self, changed: asyncio.Event) -> AbstractContextManager[None]:
         """Set `changed` after every load of a policy, for as long as the context lasts."""
@@ -113,26 +97,9 @@ class SELinux:
         """
         async with slot or contextlib.nullcontext():
             module = await selinux.check_text(step.text, self.secilc, allow_host_types=step.allow_host_types)
-        permissive = step.mode == "Permissive"
-        text = selinux.permissive(step.text, module.types) if permissive else step.text
-        mode = "permissive" if permissive else "enforcing"
+        mode = _PERMISSIVE if step.mode == "Permissive" else "enforcing"
         modes = dict.fromkeys(module.types, mode) or dict.fromkeys(module.blocks, BLOCK)
-        holding = Holding(
-            profile=step.profile,
-            uid=step.uid,
-            revision=step.revision,
-            mode=step.mode,
-            text=step.text,
-            modes=modes,
-            digests=[hashlib.sha256(text.encode()).hexdigest()],
-            boot_id="",
-            boots=False,
-            installation=step.installation,
-            type=SELINUX,
-            requires=list(step.requires),
-            allow_host_types=step.allow_host_types,
-        )
-        return Prepared(step, holding)
+        return Prepared(step, step.holding(SELINUX, modes, _digests(step.text, modes)))
 
     async def carry_out(
         self,
@@ -182,12 +149,8 @@ class SELinux:
             )
         if before:
             _refuse_used(before.modes.keys() - one.holding.modes.keys(), used, "the new policy lacks it")
-        text = one.step.text
-        if one.step.mode == "Permissive":
-            types = [name for name, mode in one.holding.modes.items() if mode != BLOCK]
-            text = selinux.permissive(text, types)
         holding = msgspec.structs.replace(one.holding, boot_id=self.host.boot_id())
-        return _Change(one.step.key, module, text, holding)
+        return _Change(one.step.key, module, installed(holding.text, holding.modes), holding)
 
     def _taking_away(self, step: Prune | Remove | Release, used: Mapping[str, int]) -> _Change:
         holding = step.holding
@@ -195,14 +158,11 @@ class SELinux:
         if not isinstance(step, Release) or BLOCK in holding.modes.values():
             _refuse_used(holding.modes, used)
             return _Change(step.key, module, None, holding)
-        text = selinux.permissive(holding.text, tuple(holding.modes))
+        modes = dict.fromkeys(holding.modes, _PERMISSIVE)
         released = msgspec.structs.replace(
-            holding,
-            modes=dict.fromkeys(holding.modes, "permissive"),
-            digests=[hashlib.sha256(text.encode()).hexdigest()],
-            released=True,
+            holding, modes=modes, digests=_digests(holding.text, modes), released=True
         )
-        return _Change(step.key, module, text, released)
+        return _Change(step.key, module, installed(holding.text, modes), released)
 
     async def _in_one(self, changes: Sequence[_Change]) -> Outcome:
         """Make all changes in one transaction; where it fails, without those to blame."""
@@ -282,20 +242,15 @@ class SELinux:
             return fault
         return None
 
-    async def persist(self, step: Persist) -> None:
-        """Record an installed module on the node's disk.
 
-        Raises:
-            NodeFault: the disk does not take it; the module stays.
-        """
-        with storing("loaded, but the node's disk took no record of it"):
-            self.records.write(step.holding)
+def installed(policy: str, modes: Mapping[str, str]) -> str:
+    """Return the module to install for a policy whose types are to be in these modes."""
+    types = [name for name, mode in modes.items() if mode == _PERMISSIVE]
+    return selinux.permissive(policy, types) if types else policy
 
-    def settle(self, holdings: Iterable[Holding], wanted: Iterable[tuple[str, str]]) -> None:
-        """Forget what was about to be installed."""
-        del holdings, wanted
-        with contextlib.suppress(OSError):  # a disk that can't be written can't be tidied either
-            self.records.settle()
+
+def _digests(policy: str, modes: Mapping[str, str]) -> list[str]:
+    return [hashlib.sha256(installed(policy, modes).encode()).hexdigest()]
 
 
 def _refuse_many(types: int) -> None:
