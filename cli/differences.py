@@ -23,7 +23,7 @@ from ..crds.models import (
 )
 from ..crds.names import ANY_FACTS
 from ..crds.reasons import Reason
-from ..profiles.check import Accepted, described
+from ..profiles.check import Accepted, clashing, described
 from ..profiles.parser import fault_message
 from .sources import Source
 from .states import NodeView, Seen, held
@@ -121,16 +121,16 @@ def difference(source: Source, current: Current, judged: Judged, seen: Seen) -> 
 
 
 def clash(source: Source, accepted: Accepted, others: Mapping[str, SecurityProfile]) -> InputFault | None:
-    """Return the fault where another profile holds a kernel name that this one defines."""
+    """Return the fault where another profile of its type holds a kernel name that this one defines."""
+    rivals = [
+        one
+        for one in others.values()
+        if one.metadata.name != source.name and one.spec.type == source.spec.type
+    ]
     for name in accepted.names:
-        for other in others.values():
-            if other.metadata.name != source.name and name in other.status.profiles:
-                return InputFault(
-                    Reason.NAME_CLASH,
-                    f"SecurityProfile {other.metadata.name} already holds the kernel name {name}, and "
-                    "a kernel has one profile of a name; rename the profile in this policy, "
-                    "or delete the other",
-                )
+        for other in rivals:
+            if name in other.status.profiles:
+                return InputFault(Reason.NAME_CLASH, clashing(other.metadata.name, name, source.spec.type))
     return None
 
 

@@ -25,7 +25,7 @@ from ..crds.models import (
     Unrendered,
 )
 from ..crds.reasons import Reason
-from ..profiles.check import TEXTS, TEXTS_BYTES, Accepted
+from ..profiles.check import TEXTS, TEXTS_BYTES, Accepted, clashing
 from .snapshot import Snapshot
 
 # Kinds of nodes that one text may be for; the schema of ProfileRevisions says the same.
@@ -68,15 +68,10 @@ def judgement(
     judged = judged_text(profile, snapshot)
     if not isinstance(judged, Accepted):
         return judged
-    what = "type" if profile.spec.type == names.SELINUX else "profile"
     for name in judged.names:
         owner = owners.get((profile.spec.type, name), profile.metadata.name)
         if owner != profile.metadata.name:
-            return Refusal(
-                Reason.NAME_CLASH,
-                f"SecurityProfile {owner} already holds the kernel name {name}, and a kernel has one {what} "
-                f"of a name; rename the {what} in this policy, or delete the other",
-            )
+            return Refusal(Reason.NAME_CLASH, clashing(owner, name, profile.spec.type))
     return judged
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..crds.errors import InputFault
 from ..crds.facts import facts_key, visible
 from ..crds.models import AppArmor, Facts, ProfileSpec, SELinux, Text, Unrendered
-from ..crds.names import PROTECTED, text_id, top_level
+from ..crds.names import PROTECTED, SELINUX, text_id, top_level
 from ..crds.reasons import Reason
 from . import compiled, seccomp, selinux
 from .advice import Looked
@@ -210,6 +210,15 @@ def described(facts: Facts) -> str:
     system = " ".join(one for one in (seen["os"]["id"], seen["os"]["version"]) if one) or "an unknown system"
     kernel = f"{seen['kernel']['major']}.{seen['kernel']['minor']}"
     return f"{system} (kernel {kernel}, {seen['arch'] or 'any machine'})"
+
+
+def clashing(owner: str, name: str, profile_type: str) -> str:
+    """Return what to say of a kernel name that another SecurityProfile holds."""
+    what = "type" if profile_type == SELINUX else "profile"
+    return (
+        f"SecurityProfile {owner} already holds the kernel name {name}, and a kernel has one {what} of a "
+        f"name; rename the {what} in this policy, or delete the other"
+    )
 
 
 def _refuse_size(policy: str) -> None:

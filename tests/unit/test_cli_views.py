@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from hauberk.cli import kubeconfig, tables, views, waiting
-from hauberk.cli.differences import Current, content, difference, same
+from hauberk.cli.differences import Current, clash, content, difference, same
 from hauberk.cli.live import app
 from hauberk.cli.sources import Source
 from hauberk.cli.states import NodeView, Seen, State, on_nodes
@@ -516,6 +516,21 @@ def test_the_digest_is_the_operators():
         ProfileSpec(type="AppArmor", app_armor=AppArmor(policy="x", mode="Complain", allow_attachment=True)),
     ):
         assert content(one) == content_digest(profile(wanted=one))
+
+
+def test_a_name_clashes_within_a_type_only():
+    others = {
+        kind: SecurityProfile(
+            metadata=Metadata(name="other"),
+            spec=ProfileSpec(type=kind),
+            status=ProfileStatus(profiles=["web"]),
+        )
+        for kind in ("AppArmor", "SELinux")
+    }
+    fault = clash(source(spec()), accepted(), others)
+    assert fault
+    assert fault.reason is Reason.NAME_CLASH
+    assert clash(source(spec()), accepted(), {"other": others["SELinux"]}) is None
 
 
 def test_a_changed_policy():
