@@ -123,7 +123,7 @@ def test_status_tells_of_a_profile_that_is_ready(cluster: Cluster, hauberk: Haub
     assert re.search(r"^one .*AppArmor .* 1/1 +0$", said.out, re.MULTILINE)
     said = hauberk("nodes", "one")
     assert said.code == 0
-    assert re.search(rf"^shown +{digest} +enforce +0123456789", said.out, re.MULTILINE)
+    assert re.search(rf"^shown +AppArmor +{digest} +enforce +0123456789", said.out, re.MULTILINE)
     assert hauberk("nodes", "nope").code == 1
 
 
