@@ -1,0 +1,1 @@
+"""Measurements on the lab's real kernels."""
