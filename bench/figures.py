@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class Figure:
     """One measurement: an identifier that stays, what it is, its value, its unit, and what it is judged by.
 
     `goal` is the most that the ratio to the floor may be, or without a floor, the value. `decides`: the
-    program's exit code depends on it. `samples` are the single measurements, where there are several.
+    program's exit code depends on it. `samples` are the single measurements, where there are several; `notes`
+    say what the value is made of.
     """
 
     key: str
@@ -42,7 +43,8 @@ class Figure:
     goal: float | None = None
     floor: Floor | None = None
     decides: bool = False
-    samples: Sequence[float] = field(default=())
+    samples: Sequence[float] = ()
+    notes: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def ratio(self) -> float | None:
@@ -59,7 +61,8 @@ class Figure:
 
     def document(self) -> dict[str, Any]:
         """Return it as it is written to JSON."""
-        return {**asdict(self), "samples": list(self.samples), "ratio": self.ratio, "met": self.met}
+        told = {**asdict(self), "ratio": self.ratio, "met": self.met}
+        return told | {"samples": list(self.samples), "notes": dict(self.notes)}
 
 
 def percentile(samples: Iterable[float], share: float) -> float:

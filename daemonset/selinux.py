@@ -32,8 +32,10 @@ from .semodule import Failed, Store
 # A module without types of its own (a block that others inherit) has its blocks' names in this mode.
 BLOCK = "block"
 _PERMISSIVE = "permissive"
-# What is applied together comes one by one: each is judged and published by itself.
-QUIET_SECONDS = 1.5
+# What is applied together comes one by one: each is judged and published by itself. So much of what a run
+# takes is waited for more, within these bounds: the slower the node, the dearer a run that could be saved.
+QUIET_SHARE = 1 / 3
+QUIET_SECONDS = (1.5, 5.0)
 # Of all of Hauberk's modules on a node. libsepol numbers a policy's types and attributes with 16 bits and
 # does not notice where it runs out of them; a distribution's own policy has some five thousand.
 MOST_TYPES = 20_000
@@ -61,7 +63,8 @@ class SELinux(Backend):
     @property
     def quiet_seconds(self) -> float:
         """Return for how long nothing more may come up before a transaction, which takes far longer."""
-        return QUIET_SECONDS
+        least, most = QUIET_SECONDS
+        return min(max(least, self.store.last_seconds * QUIET_SHARE), most)
 
     def changes(self, changed: asyncio.Event) -> AbstractContextManager[None]:
         """Set `changed` after every load of a policy, for as long as the context lasts."""

@@ -71,6 +71,12 @@ class Store:
         compare=False,
         repr=False,
     )
+    _took: list[float] = field(default_factory=lambda: [0.0], init=False, compare=False, repr=False)
+
+    @property
+    def last_seconds(self) -> float:
+        """Return how long the last run of semodule took; 0 before the first."""
+        return self._took[-1]
 
     @property
     def folder(self) -> Path:
@@ -146,12 +152,9 @@ class Store:
             with contextlib.suppress(Exception):
                 await running
             raise
+        took = self._took[-1] = time.monotonic() - began
         log.info(
-            "semodule",
-            installed=len(install),
-            removed=len(remove),
-            code=run.code,
-            seconds=round(time.monotonic() - began, 1),
+            "semodule", installed=len(install), removed=len(remove), code=run.code, seconds=round(took, 1)
         )
         if run.exceeded:
             return Failed(frozenset(), f"semodule gave up: {run.exceeded}")

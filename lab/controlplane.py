@@ -184,10 +184,11 @@ class ControlPlane:
     """The control plane whose keys, data and logs are in `folder`.
 
     `enter` is put before each command (a lab enters its network namespace with it). The caller may fill
-    `running` with processes of an earlier command, which are then not started again.
+    `running` with processes of an earlier command, which are then not started again. `flags` are put after
+    kube-apiserver's own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are given by name
         self,
         folder: Path,
         binaries: Path,
@@ -195,11 +196,13 @@ class ControlPlane:
         *,
         enter: Sequence[str] = (),
         tied: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.binaries = binaries
         self.at = at
         self.enter = tuple(enter)
+        self.flags = tuple(flags)
         self.running: dict[str, Process] = {}
         self.tied = tied
         self.credentials = open_credentials(folder / "keys")
@@ -209,15 +212,19 @@ class ControlPlane:
     @classmethod
     @contextlib.contextmanager
     def local(
-        cls, folder: Path, binaries: Path, components: Sequence[str] = (ETCD, APISERVER)
+        cls,
+        folder: Path,
+        binaries: Path,
+        components: Sequence[str] = (ETCD, APISERVER),
+        flags: Sequence[str] = (),
     ) -> "Generator[ControlPlane]":
         """Run these components on free ports of 127.0.0.1 and yield when the API is ready.
 
-        `folder` keeps keys, data and logs and is the caller's to remove (tmp_path does it). Everything
-        started is stopped at the end. Raises UnmetError if a program is missing, FailedError with the end of
-        its log if one does not come up.
+        `folder` keeps keys, data and logs and is the caller's to remove (tmp_path does it); `flags` are
+        further ones of kube-apiserver. Everything started is stopped at the end. Raises UnmetError if a
+        program is missing, FailedError with the end of its log if one does not come up.
         """
-        control_plane = cls(folder, binaries, Listening("127.0.0.1", *free_ports(5)), tied=True)
+        control_plane = cls(folder, binaries, Listening("127.0.0.1", *free_ports(5)), tied=True, flags=flags)
         try:
             control_plane.start(components)
             yield control_plane
@@ -279,6 +286,8 @@ class ControlPlane:
 
     def _start(self, component: str) -> None:
         argv = [*self.enter, str(self.program(component)), *FLAGS[component](self.at, self.files)]
+        if component == APISERVER:
+            argv += self.flags
         self.running[component] = process.start(argv, self.log(component), tied=self.tied)
 
     def _stop_clients(self) -> list[str]:

@@ -56,7 +56,7 @@ INHERITS = "(block {0} (type process) (blockinherit {1}))"
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nothing waited for that might come up too, but where a test says so."""
-    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", (0.0, 0.0))
 
 
 def revision(
@@ -544,7 +544,7 @@ async def test_what_selinux_is_now_is_told(node: Node):
 
 
 async def test_what_comes_up_one_by_one_goes_into_one_run(node: Node, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", (0.3, 0.3))
     loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
     for number in range(4):
         loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number + 1))))
@@ -560,7 +560,7 @@ async def test_what_comes_up_one_by_one_goes_into_one_run(node: Node, monkeypatc
 
 
 async def test_what_never_ends_coming_up_is_not_waited_for(node: Node, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(selinux, "QUIET_SECONDS", (0.1, 0.1))
     loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
     began, number = time.monotonic(), 0
     while not node.store.runs:

@@ -561,3 +561,11 @@ async def test_a_record_says_what_a_reboot_brings_back(backend: SELinux):
     (record,) = backend.records.read()[0].values()
     assert record == held["p"]
     assert mismatch(msgspec.structs.replace(record, boot_id=""), backend.loaded(held), "boot-2") == ""
+
+
+@pytest.mark.parametrize(("took", "quiet"), [(0.0, 1.5), (3.0, 1.5), (9.0, 3.0), (60.0, 5.0)])
+def test_a_slow_node_waits_longer_for_what_could_go_in_with_it(
+    backend: SELinux, monkeypatch: pytest.MonkeyPatch, took: float, quiet: float
+):
+    monkeypatch.setattr(FakeStore, "last_seconds", took)
+    assert backend.quiet_seconds == quiet

@@ -1,0 +1,1 @@
+"""Measurements with simulated nodes, against a real API server."""

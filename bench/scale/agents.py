@@ -1,0 +1,96 @@
+"""Many real agents in one process, each with a memory, a kernel and connections of its own.
+
+Started by `cluster`, several times. It takes a JSON document on each line of its input: `{"add": [...]}`
+starts agents, each given by the node's `name`, its `boot` ID and the `token` of its agent's pod;
+`{"remove": [names]}` ends some as if their nodes were gone; `{"unload": {"node": ..., "profile": ...}}`
+changes a node's kernel past its agent. Each is answered by a line when it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import structlog
+from hauberk.daemonset.agent import Agent
+from hauberk.daemonset.cluster import Cluster
+from lightkube import AsyncClient, KubeConfig
+
+from .kernel import MemoryHost, MemoryKernel
+
+# A DaemonSet's pods don't start in one instant.
+START_SPREAD_SECONDS = 2.0
+
+
+def config(server: str, authority: Path, token: str) -> KubeConfig:
+    """Return the way to the API server with an agent's token."""
+    return KubeConfig.from_dict(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "here", "cluster": {"server": server, "certificate-authority": str(authority)}}
+            ],
+            "users": [{"name": "agent", "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "agent"}}],
+            "current-context": "it",
+        }
+    )
+
+
+class Agents:
+    """The agents of this process, by their nodes."""
+
+    def __init__(self, server: str, authority: Path) -> None:
+        self.server, self.authority = server, authority
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.kernels: dict[str, MemoryKernel] = {}
+
+    async def carry_out(self, command: dict[str, Any]) -> None:
+        """Do what a line says."""
+        for node in command.get("add", ()):
+            self.tasks[node["name"]] = asyncio.create_task(self._run(**node))
+        ending = [self.tasks.pop(name) for name in command.get("remove", ())]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        if unload := command.get("unload"):
+            self.kernels[unload["node"]].someone_else(unload["profile"])
+
+    async def _run(self, name: str, boot: str, token: str) -> None:
+        await asyncio.sleep(random.uniform(0, START_SPREAD_SECONDS))  # noqa: S311
+        host = MemoryHost(boot=boot)
+        kernel = self.kernels[name] = MemoryKernel(host)
+        client = AsyncClient(config=config(self.server, self.authority, token), trust_env=False)
+        try:
+            await Agent(host, Cluster(client, name), [kernel], name).run()
+        finally:
+            await client.close()
+
+
+async def main(server: str, authority: Path) -> None:
+    """Do what the input says until it ends."""
+    agents = Agents(server, authority)
+    reader = asyncio.StreamReader(limit=64 << 20)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
+    )
+    while line := await reader.readline():
+        await agents.carry_out(json.loads(line))
+        for name, task in agents.tasks.items():
+            if task.done() and not task.cancelled() and (died := task.exception()):
+                raise RuntimeError(f"the agent of {name} ended") from died
+        sys.stdout.write('{"done": true}\n')
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

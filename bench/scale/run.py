@@ -1,0 +1,108 @@
+"""All measurements with simulated nodes, in their order. Called by `bench.__main__` and by a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hauberk.crds.names import ADMISSION, OPERATOR
+
+from bench.figures import Figure
+
+from . import measure
+from .cluster import Cluster, running
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        nodes: numbers of nodes for one changed profile, rising; the goals are those of `judged`.
+        judged: the number of nodes that the goals are for, and where many profiles are tried.
+        profiles: how many profiles there are after each of the bursts of new ones, rising.
+        steady_seconds: how long nothing happens.
+        updates: how often profiles are changed while the operator's memory is looked at.
+        joining: how many nodes come at once.
+        churn_minutes: how long nodes come and go.
+        churn_share: how many of them a minute.
+    """
+
+    nodes: Sequence[int] = (10, 100, 1000)
+    judged: int = 1000
+    profiles: Sequence[int] = (100, 200)
+    steady_seconds: float = 300
+    updates: int = 1000
+    joining: int = 300
+    churn_minutes: float = 5
+    churn_share: float = 0.2
+    beyond: int = 3000
+
+
+SHORT = Sizes(
+    nodes=(10, 100),
+    judged=100,
+    profiles=(20,),
+    steady_seconds=20,
+    updates=0,
+    joining=30,
+    churn_minutes=0,
+    beyond=0,
+)
+
+Progress = Callable[[str], None]
+
+
+async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator[list[Figure]]:
+    """Yield figures as they are measured.
+
+    Raises:
+        UnmetError: a program is missing.
+        TimeoutError: something did not come about.
+    """
+    async with running(folder) as cluster:
+        counts = sorted({*sizes.nodes, *([sizes.beyond] if sizes.beyond else [])})
+        progress(f"floors for {', '.join(f'{one:,}' for one in counts)} nodes")
+        floors = {count: await measure.floor(cluster, count) for count in counts}
+        await cluster.start(ADMISSION)
+        await cluster.start(OPERATOR)
+        for count in sizes.nodes:
+            await _grow(cluster, count, progress)
+            progress("one profile is changed")
+            yield await measure.one_profile(cluster, floors[count], decides=count == sizes.judged)
+        names = ["one"]
+        for count in sizes.profiles:
+            fresh = [f"profile-{number:04}" for number in range(len(names), count)]
+            names += fresh
+            progress(f"{len(fresh)} new profiles at once")
+            yield await measure.many_profiles(cluster, fresh, decides=count == sizes.profiles[0])
+        progress(f"nothing happens for {sizes.steady_seconds:g} s")
+        yield await measure.steady(cluster, sizes.steady_seconds, len(names))
+        progress("the operator starts anew")
+        yield await measure.restart(cluster)
+        progress(f"{sizes.joining} nodes join at once")
+        yield await measure.join_storm(cluster, sizes.joining, names)
+        if sizes.churn_minutes:
+            progress(f"nodes come and go for {sizes.churn_minutes:g} min")
+            yield await measure.churn(cluster, sizes.churn_share, sizes.churn_minutes, names)
+        if sizes.updates:
+            progress(f"profiles are changed {sizes.updates:,} times")
+            yield await measure.updates(cluster, names, sizes.updates, alive=50)
+    if sizes.beyond:
+        async with running(folder / "beyond") as cluster:
+            await cluster.start(ADMISSION)
+            await cluster.start(OPERATOR)
+            await _grow(cluster, sizes.beyond, progress)
+            progress("one profile is changed")
+            yield await measure.one_profile(cluster, floors[sizes.beyond], decides=False)
+
+
+async def _grow(cluster: Cluster, count: int, progress: Progress) -> None:
+    first = len(cluster.nodes)
+    progress(f"{count - first:,} nodes are made")
+    for start in range(first, count, 250):  # as a node pool grows, not all in one instant
+        await cluster.add(measure.node_names(start, min(250, count - start)))
+        await measure.reported(cluster)
+    await asyncio.sleep(measure.SETTLE_SECONDS)
