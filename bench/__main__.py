@@ -46,7 +46,7 @@ async def _measure(sizes: Sizes, result: Path) -> list[Figure]:
             found += some
             for one in some:
                 progress(f"  {one.what}: {figures.number(one.value)} {one.unit}")
-            figures.write(result, found)  # what was measured stays, whatever comes
+            figures.write(result, "Simulated nodes", found)  # what was measured stays, whatever comes
     return found
 
 

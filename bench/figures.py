@@ -115,9 +115,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(path: Path, figures: Iterable[Figure], **more: object) -> None:
-    """Write figures, the machine, and what else is given, as JSON."""
-    document = {"machine": machine(), **more, "figures": [one.document() for one in figures]}
+def write(path: Path, title: str, figures: Iterable[Figure]) -> None:
+    """Write figures and the machine as JSON."""
+    document = {"title": title, "machine": machine(), "figures": [one.document() for one in figures]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

@@ -18,7 +18,7 @@ def main() -> int:
     install(restart=True)
     ok(kubectl("delete", "secprof", "--all", "--timeout=300s", timeout=400))
     found = modules.measure()
-    figures.write(RESULT, found)
+    figures.write(RESULT, "Real kernels", found)
     return figures.show(found)
 
 

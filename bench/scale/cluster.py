@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -444,7 +444,7 @@ def _pod(name: str, node: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Cluster]:
+async def running(folder: Path) -> AsyncGenerator[Cluster]:
     """Run an API server with Hauberk installed and the agents' processes, and end all of it.
 
     Operator and admission are not started yet; there are no nodes.

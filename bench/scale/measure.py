@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -42,7 +42,7 @@ class Spent:
 
 
 @asynccontextmanager
-async def spending(cluster: Cluster, settle: float = SETTLE_SECONDS) -> AsyncIterator[Spent]:
+async def spending(cluster: Cluster, settle: float = SETTLE_SECONDS) -> AsyncGenerator[Spent]:
     """Count what happens within the context and for `settle` seconds after it; set `seconds` within."""
     cluster.audit.read()
     spent = Spent(before=await cluster.metrics())
@@ -76,6 +76,7 @@ async def floor(cluster: Cluster, count: int) -> float:
     They are of the reports' own kind and size, and nobody watches: neither operator nor agents run.
     """
     names = [f"floor-{number:05}" for number in range(count)]
+    began = 0.0
     for number in range(2):  # the first makes them
         began = time.monotonic()
         for name in names:
@@ -92,7 +93,7 @@ async def floor(cluster: Cluster, count: int) -> float:
                 body,
                 kind="application/apply-patch+yaml",
             )
-        took = time.monotonic() - began
+    took = time.monotonic() - began
     await cluster.send("DELETE", f"{KINDS}/{PROFILE_NODES}")
     return took
 

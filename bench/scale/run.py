@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,9 @@ class Sizes:
         churn_share: how many of them a minute.
     """
 
-    nodes: Sequence[int] = (10, 100, 1000)
+    nodes: tuple[int, ...] = (10, 100, 1000)
     judged: int = 1000
-    profiles: Sequence[int] = (100, 200)
+    profiles: tuple[int, ...] = (100, 200)
     steady_seconds: float = 300
     updates: int = 1000
     joining: int = 300
@@ -63,7 +63,7 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
         TimeoutError: something did not come about.
     """
     async with running(folder) as cluster:
-        counts = sorted({*sizes.nodes, *([sizes.beyond] if sizes.beyond else [])})
+        counts = (*sizes.nodes, sizes.beyond) if sizes.beyond else sizes.nodes
         progress(f"floors for {', '.join(f'{one:,}' for one in counts)} nodes")
         floors = {count: await measure.floor(cluster, count) for count in counts}
         await cluster.start(ADMISSION)
