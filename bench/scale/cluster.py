@@ -46,6 +46,8 @@ SYSTEM = "hauberk-system"
 KINDS = f"/apis/{GROUP}/{VERSION}"
 # So many requests of the setting-up are under way at once; it is not what is measured.
 AT_ONCE = 32
+# So long after its agent was started a node has its pod network, and is Ready.
+NETWORK_SECONDS = 5.0
 # What has not come about by then is broken, and the run ends with what is behind.
 LONGEST_SECONDS = 600.0
 # Two processors: one for the agents' processes together, one for the API server.
@@ -153,7 +155,10 @@ class Cluster:
     # --- nodes --------------------------------------------------------------------------------------------
 
     async def add(self, names: Iterable[str]) -> None:
-        """Make nodes and start their agents; return when the agents' processes have taken them on."""
+        """Make nodes and start their agents; return when all nodes are Ready.
+
+        As it goes with real ones: an agent waits for no pod network, which is what makes a node Ready.
+        """
         fresh = [Node(name, str(uuid.uuid4())) for name in names]
         await _in_parallel(self._make, fresh)
         self.nodes |= {one.name: one for one in fresh}
@@ -164,6 +169,8 @@ class Cluster:
         for number, share in enumerate(shares):
             await self.tell(number, add=[vars(one) for one in share])
         await self._count_agents()
+        await asyncio.sleep(NETWORK_SECONDS)
+        await _in_parallel(lambda one: self._set_status(one, ready=True), fresh)
 
     async def remove(self, names: Sequence[str]) -> None:
         """Take nodes away as an autoscaler does: agent, pod, Node, and what the node owned."""
@@ -189,16 +196,19 @@ class Cluster:
 
     async def _make(self, node: Node) -> None:
         labels = {"kubernetes.io/os": "linux", "kubernetes.io/hostname": node.name, LSM["AppArmor"]: "true"}
-        made = await self.send("POST", "/api/v1/nodes", {"metadata": {"name": node.name, "labels": labels}})
-        await self.send(
-            "PUT", f"/api/v1/nodes/{node.name}/status", {**made, "status": _node_status(node.boot)}
-        )
+        await self.send("POST", "/api/v1/nodes", {"metadata": {"name": node.name, "labels": labels}})
+        await self._set_status(node, ready=False)
         name = f"agent-{node.name}"
         pod = await self.send("POST", f"/api/v1/namespaces/{SYSTEM}/pods", _pod(name, node.name))
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": _now()}
         status = {"phase": "Running", "conditions": [ready]}
         await self.send("PUT", f"/api/v1/namespaces/{SYSTEM}/pods/{name}/status", {**pod, "status": status})
         node.token = await self._token(AGENT, name, pod["metadata"]["uid"])
+
+    async def _set_status(self, node: Node, *, ready: bool) -> None:
+        body = {"status": _node_status(node.boot, ready=ready)}
+        path = f"/api/v1/nodes/{node.name}/status"
+        await self.send("PATCH", path, body, kind="application/merge-patch+json")
 
     async def _token(self, account: str, pod: str = "", uid: str = "") -> str:
         there = {"kind": "Pod", "apiVersion": "v1", "name": pod, "uid": uid}
@@ -371,7 +381,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _node_status(boot: str) -> dict[str, Any]:
+def _node_status(boot: str, *, ready: bool) -> dict[str, Any]:
     """Return a Node's status with all that a kubelet puts into it."""
     info = {
         "architecture": "amd64",
@@ -398,11 +408,11 @@ def _node_status(boot: str) -> dict[str, Any]:
         }
         for name in names
     ]
-    ready = {
+    last = {
         "type": "Ready",
-        "status": "True",
-        "reason": "KubeletReady",
-        "message": "kubelet is posting ready status",
+        "status": str(ready),
+        "reason": "KubeletReady" if ready else "KubeletNotReady",
+        "message": "kubelet is posting ready status" if ready else "network plugin is not ready",
         "lastHeartbeatTime": now,
         "lastTransitionTime": now,
     }
@@ -419,7 +429,7 @@ def _node_status(boot: str) -> dict[str, Any]:
     ]
     return {
         "nodeInfo": info,
-        "conditions": [*conditions, ready],
+        "conditions": [*conditions, last],
         "capacity": size,
         "allocatable": size,
         "images": images,
