@@ -109,6 +109,37 @@ def summary(sections: Mapping[str, Section | None]) -> str:
     return ", ".join(told)
 
 
+def is_bad_news(before: ProfileNode | None, after: ProfileNode) -> bool:
+    """Return whether a report says something that someone may count on not being so.
+
+    That is a problem that is new or another, a profile that is no longer held or in another mode, and a node
+    that is another than before. What is only better than before may wait for a moment.
+    """
+    if before is None:
+        return True
+    old, new = before.status, after.status
+    if (old.boot_id, old.facts) != (new.boot_id, new.facts):
+        return True
+    sections = new.sections
+    if any(_is_worse(section, sections.get(kind, Section())) for kind, section in old.sections.items()):
+        return True
+    return any(one.problems for kind, one in sections.items() if kind not in old.sections)
+
+
+def _is_worse(before: Section, after: Section) -> bool:
+    if any(before.problems.get(name) != problem for name, problem in after.problems.items()):
+        return True
+    return any(
+        name not in after.profiles or _mode(after.profiles[name]) != _mode(entry)
+        for name, entry in before.profiles.items()
+    )
+
+
+def _mode(entry: str) -> str:
+    """Return the mode of `revision/mode/digest`."""
+    return entry.split("/")[1]
+
+
 def profile_node(
     node: str, node_uid: str, boot_id: str, facts: Facts, sections: Mapping[str, Section | None]
 ) -> ProfileNode:

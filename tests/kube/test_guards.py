@@ -713,8 +713,8 @@ async def agent(accounts: Accounts, pods: dict[str, client.V1Pod]) -> AsyncItera
     """The agent of the first node, once its role and the policy on it are in force."""
     node = NODES[0]
     token = accounts.token(AGENT, SYSTEM, pods[node])
-    connection = AsyncClient(config=accounts.config(token))
-    made = Agent(node, token, AgentsCluster(connection, node))
+    connection = accounts.agents_api(token)
+    made = Agent(node, token, AgentsCluster(connection, node, SYSTEM))
     async for attempt in tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1), reraise=True
     ):

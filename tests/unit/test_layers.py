@@ -30,7 +30,7 @@ ONLY = {
     "kopf": {"operator/handlers.py"},
     "lightkube": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        *("operator/main.py", "operator/admission.py", "daemonset/cluster.py", "daemonset/main.py"),
+        *("operator/main.py", "operator/admission.py", "daemonset/api.py", "daemonset/main.py"),
         "cli/cluster.py",
     },
     "aiohttp": {"operator/webhook.py"},
@@ -38,7 +38,7 @@ ONLY = {
     "kubernetes": set[str](),
     "httpx2": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        "daemonset/cluster.py",
+        "daemonset/api.py",
         "cli/cluster.py",
     },
     "jinja2": {"profiles/template.py", "operator/agents.py"},

@@ -97,6 +97,9 @@ def named(*revisions: ProfileRevision) -> dict[str, ProfileRevision]:
     return found
 
 
+Show = Callable[[Mapping[str, ProfileRevision]], None]
+Tell = Callable[[str, ProfileRevision | None], None]
+
 OWN = NodeObject(metadata=Metadata(name="n1", uid="uid-n1"))
 
 
@@ -107,18 +110,17 @@ class Api:
         self.revisions = revisions
         self.written: list[ProfileNode] = []
         self.wrote = asyncio.Event()
-        self.show: Callable[[Mapping[str, ProfileRevision]], None] | None = None
+        self.show: Show | None = None
+        self.tell: Tell | None = None
+        self.nodes = 1
 
-    async def follow_node(self, seen: Callable[[Mapping[str, NodeObject]], None]) -> None:
-        seen({"n1": OWN})
+    async def follow_node(self, seen: Callable[[NodeObject | None], None]) -> None:
+        seen(OWN)
         await asyncio.Event().wait()
 
-    async def follow_revisions(
-        self, seen: Callable[[Mapping[str, ProfileRevision]], None], listed: Callable[[], None]
-    ) -> None:
-        self.show = seen
-        seen(named(*self.revisions))
-        listed()
+    async def follow_revisions(self, listed: Show, changed: Tell) -> None:
+        self.show, self.tell = listed, changed
+        listed(named(*self.revisions))
         await asyncio.Event().wait()
 
     async def write(self, profile_node: ProfileNode) -> None:
@@ -130,6 +132,9 @@ class Api:
 
     async def seccomp_profiles(self) -> dict[str, list[str]]:
         return {}
+
+    async def agents(self) -> int:
+        return self.nodes
 
     async def reports(self, kind: str, profiles: Mapping[str, str]) -> None:
         """Return once a section of the report names just these revisions."""
@@ -174,10 +179,10 @@ class Node:
         }
         for one in self.loops.values():
             one._remember()
-        self.agent._node_seen({"n1": OWN})
+        self.agent._node_seen(OWN)
 
     async def given(self, *revisions: ProfileRevision) -> None:
-        self.agent._revisions_seen(named(*revisions))
+        self.agent._revisions_listed(named(*revisions))
         await self.settle()
 
     async def settle(self) -> None:
@@ -264,7 +269,7 @@ async def test_a_name_that_comes_back_with_another_type_is_another_profile(node:
     new = revision("p", SECCOMP, "d2")
     if told == "by its revision":
         # withdrawn, and gone before the agent came to it
-        node.agent._revisions_seen(named(revision("p", APPARMOR, withdrawn=True)))
+        node.agent._revisions_listed(named(revision("p", APPARMOR, withdrawn=True)))
         await node.given(new)
     else:
         await node.given(new)  # deleted and made anew while nobody looked
@@ -445,7 +450,7 @@ async def running(node: Node, api: Api) -> AsyncGenerator[Agent]:
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "WRITE_SPACING_SECONDS", 0.01)
+    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.01, 0.01))
     for module in (agents, reconcilers):
         monkeypatch.setattr(module, "FIRST_SECONDS", 0.2)
 
@@ -495,11 +500,9 @@ async def test_an_agent_that_starts_again_takes_nothing_back(
     if listed_late:
         follow = api.follow_revisions
 
-        async def late(
-            seen: Callable[[Mapping[str, ProfileRevision]], None], listed: Callable[[], None]
-        ) -> None:
+        async def late(listed: Show, changed: Tell) -> None:
             await asyncio.sleep(agents.FIRST_SECONDS * 1.5)
-            await follow(seen, listed)
+            await follow(listed, changed)
 
         monkeypatch.setattr(api, "follow_revisions", late)
     async with running(node, api):
@@ -547,7 +550,7 @@ async def test_what_comes_up_one_by_one_goes_into_one_run(node: Node, monkeypatc
     monkeypatch.setattr(selinux, "QUIET_SECONDS", 0.3)
     loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
     for number in range(4):
-        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number + 1))))
+        loop.revisions_listed(named(*(revision(f"p{one}") for one in range(number + 1))))
         for _ in range(4):
             await loop.reconcile(compiling)
             await asyncio.sleep(0.01)
@@ -565,7 +568,7 @@ async def test_what_never_ends_coming_up_is_not_waited_for(node: Node, monkeypat
     began, number = time.monotonic(), 0
     while not node.store.runs:
         number += 1
-        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number))))
+        loop.revisions_listed(named(*(revision(f"p{one}") for one in range(number))))
         await loop.reconcile(compiling)
         await asyncio.sleep(0.02)
         assert time.monotonic() - began < 5
