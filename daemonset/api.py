@@ -7,8 +7,9 @@ again without its caller knowing. Here bytes become the few fields that a model 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -177,13 +178,15 @@ class Api:
         objects: list[T] = []
         unreadable: list[str] = []
         while True:
-            page = _decoded(_List, await self._ask("GET", what.path, params))
-            for raw in page.items or []:
-                name, one, _ = _read(what, raw)
-                if one is None:
-                    unreadable.append(name)
-                else:
-                    objects.append(one)
+            body = await self._ask("GET", what.path, params)
+            with _making_sense():
+                page = msgspec.json.decode(body, type=_List)
+                for raw in page.items or []:
+                    name, one, _ = _read(what, raw)
+                    if one is None:
+                        unreadable.append(name)
+                    else:
+                        objects.append(one)
             if not page.metadata.continues:
                 return Listed(objects, page.metadata.resource_version, unreadable)
             # a page names its version itself, and may not be asked for with another
@@ -191,7 +194,7 @@ class Api:
             params["continue"] = page.metadata.continues
 
     async def watch(self, what: Resource[T], version: str, seconds: float) -> AsyncGenerator[Change[T]]:
-        """Yield what changes after `version`, until the server ends it, about `seconds` later.
+        """Yield what changes after `version`, until the server ends it, `seconds` later and up to one more.
 
         Raises:
             ExpiredFault: the server no longer knows what came after `version`, or told what can't be read.
@@ -201,7 +204,7 @@ class Api:
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(max(1, round(seconds))),
+            "timeoutSeconds": str(max(1, math.ceil(seconds))),
         }
         if what.fields:
             params["fieldSelector"] = what.fields
@@ -210,7 +213,7 @@ class Api:
             async with self.client.stream("GET", what.path, params=params, timeout=timeout) as response:
                 if response.is_error:
                     await response.aread()
-                    raise _watch_fault(_refusal(response))
+                    raise _watch_fault(_refusal(response), _REFUSED_FOR_NOW)
                 async with aclosing(_lines(response.aiter_bytes())) as lines:
                     async for line in lines:
                         yield _change(what, line)
@@ -225,7 +228,8 @@ class Api:
             if fault.code == NOT_FOUND:
                 return None
             raise
-        return _read(what, body)[1]
+        with _making_sense():
+            return _read(what, body)[1]
 
     async def apply(self, what: Resource[T], name: str, body: Model, manager: str) -> None:
         """Create or update an object with the fields of `body`, for a field manager (server-side apply)."""
@@ -294,7 +298,7 @@ def _change(what: Resource[T], line: bytes) -> Change[T]:
     try:
         event = msgspec.json.decode(line, type=_Event)
         if event.type == "ERROR":
-            raise _watch_fault(_fault(msgspec.json.decode(event.object, type=_Status)))
+            raise _watch_fault(_fault(msgspec.json.decode(event.object, type=_Status)), _ENDED_FOR_NOW)
         if event.type == "BOOKMARK":
             bookmark = msgspec.json.decode(event.object, type=_Version)
             return Change("", None, bookmark.metadata.resource_version)
@@ -320,12 +324,10 @@ def _read(what: Resource[T], raw: bytes | msgspec.Raw) -> tuple[str, T | None, s
     return one.metadata.name, one, one.metadata.resource_version
 
 
-D = TypeVar("D", bound=Model)
-
-
-def _decoded(model: type[D], body: bytes) -> D:
+@contextmanager
+def _making_sense() -> Generator[None]:
     try:
-        return msgspec.json.decode(body, type=model)
+        yield
     except msgspec.DecodeError as error:
         raise ApiFault(f"the API server's answer makes no sense: {error}") from error
 
@@ -347,16 +349,16 @@ def _fault(status: _Status, retry_after: float = 0.0) -> ApiFault:
     return ApiFault(f"{status.code} {status.reason}: {status.message}", status.code, wait)
 
 
-# A watch that is refused so may be asked for again as it is: it is too many, or the server is not up to it.
-_TRY_AGAIN = frozenset({401, 403, 408, 429, 500, 502, 503, 504})
+# The server is not up to it, or this agent may not: the same watch may be asked for again. Not so after 404,
+# where the kind was taken away: when it is back it is another collection, and the version means nothing.
+_REFUSED_FOR_NOW = frozenset({401, 403, 408, 429, 500, 502, 503, 504})
+# In the middle of a watch any other fault may come of the next event, and would come again.
+_ENDED_FOR_NOW = frozenset({429, 503, 504})
 
 
-def _watch_fault(fault: ApiFault) -> ApiFault:
-    """Return a watch's end as what is to be done about it.
-
-    404: the kind was taken away. When it is back it is another collection, and the version means nothing.
-    """
-    if fault.code in _TRY_AGAIN:
+def _watch_fault(fault: ApiFault, for_now: frozenset[int]) -> ApiFault:
+    """Return the end of a watch as what is to be done about it: ask again, or list anew."""
+    if fault.code in for_now:
         return fault
     return ExpiredFault(fault.message, fault.code, fault.retry_after)
 

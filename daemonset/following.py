@@ -128,7 +128,7 @@ async def _watch_once(
     place.due, place.broken = due, failed is not None and failed.code == 0
     if failed:
         log.warning("watch interrupted", kind=what.model.__name__, error=failed.message)
-        await asyncio.sleep(random.uniform(0, RESUME_SPREAD_SECONDS))  # noqa: S311
+        await asyncio.sleep(failed.retry_after + random.uniform(0, RESUME_SPREAD_SECONDS))  # noqa: S311
 
 
 def _patiently(what: Resource[T], word: str) -> tenacity.AsyncRetrying:
