@@ -120,10 +120,9 @@ def is_bad_news(before: ProfileNode | None, after: ProfileNode) -> bool:
     old, new = before.status, after.status
     if (old.boot_id, old.facts) != (new.boot_id, new.facts):
         return True
-    sections = new.sections
-    if any(_is_worse(section, sections.get(kind, Section())) for kind, section in old.sections.items()):
-        return True
-    return any(one.problems for kind, one in sections.items() if kind not in old.sections)
+    kinds = old.sections.keys() | new.sections.keys()
+    nothing = Section()
+    return any(_is_worse(old.section(kind) or nothing, new.section(kind) or nothing) for kind in kinds)
 
 
 def _is_worse(before: Section, after: Section) -> bool:
@@ -137,7 +136,7 @@ def _is_worse(before: Section, after: Section) -> bool:
 
 def _mode(entry: str) -> str:
     """Return the mode of `revision/mode/digest`."""
-    return entry.split("/")[1]
+    return entry.partition("/")[2].partition("/")[0]
 
 
 def profile_node(
