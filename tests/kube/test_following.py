@@ -15,7 +15,7 @@ import pytest
 from hauberk.crds.models import ProfileRevision
 from hauberk.crds.names import API_VERSION, CONTRACT, GROUP, PROFILE_REVISIONS, VERSION
 from hauberk.daemonset import following
-from hauberk.daemonset.api import Api, ExpiredFault, Listed, Resource, T
+from hauberk.daemonset.api import Api, ApiFault, Change, ExpiredFault, Listed, Resource, T
 from hauberk.daemonset.cluster import Cluster
 from kubernetes import config
 from kubernetes.client import CustomObjectsApi
@@ -194,6 +194,42 @@ async def test_a_version_that_nobody_remembers_costs_one_list(store: Store, cont
         await follower.until(lambda: follower.known.keys() == {old, new})
     assert aged.lists == ["0", ""]
     assert follower.lists == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ahead(Api):
+    """An API server whose store was put back after the first list, with a connection that broke by that."""
+
+    asked: list[str] = dataclasses.field(default_factory=list[str])
+
+    async def list(self, what: Resource[T], at: str = "") -> Listed[T]:
+        self.asked.append(f"list {at}")
+        found = await super().list(what, at)
+        return dataclasses.replace(found, version="999999999") if len(self.asked) == 1 else found
+
+    async def watch(self, what: Resource[T], version: str, seconds: float) -> AsyncGenerator[Change[T]]:
+        self.asked.append(f"watch {version}")
+        if len(self.asked) == 2:
+            raise ApiFault("connection reset")
+        async with aclosing(super().watch(what, version, seconds)) as changes:
+            async for change in changes:
+                yield change
+
+
+async def test_a_store_that_was_put_back_is_listed_as_it_is(
+    store: Store, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+):
+    """A watch from a version that it has not reached hears nothing, and nobody says so."""
+    monkeypatch.setattr(following, "RELIST_AFTER_BREAK_SECONDS", (1.0, 1.0))
+    old = store.create()
+    ahead = Ahead(connect(control_plane.kubeconfig).client)
+    follower = Follower(ahead)
+    async with follower.follows():
+        await follower.until(lambda: follower.watches == 1)
+        new = store.create()
+        await follower.until(lambda: follower.known.keys() == {old, new})
+    expected = ["list 0", "watch 999999999", "watch 999999999", "list 999999999", "list "]
+    assert ahead.asked[:5] == expected
 
 
 # --- an API server that goes away --------------------------------------------------------------------------

@@ -54,7 +54,7 @@ PURE = {
     "crds/nodes.py",
     *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py", "profiles/cil.py"),
     *("profiles/blocks.py", "profiles/classes.py", "profiles/statements.py"),
-    *("daemonset/plan.py", "daemonset/report.py"),
+    *("daemonset/plan.py", "daemonset/report.py", "daemonset/revisions.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
