@@ -196,6 +196,9 @@ class Api:
     async def watch(self, what: Resource[T], version: str, seconds: float) -> AsyncGenerator[Change[T]]:
         """Yield what changes after `version`, until the server ends it, `seconds` later and up to one more.
 
+        The first is like a bookmark of `version`, as soon as the server took the watch: it may be long until
+        there is anything else to tell.
+
         Raises:
             ExpiredFault: the server no longer knows what came after `version`, or told what can't be read.
             ApiFault: it refused, the connection broke, or nothing was heard for too long.
@@ -211,9 +214,10 @@ class Api:
         timeout = httpx2.Timeout(self.client.timeout.connect, read=seconds + MARGIN_SECONDS)
         try:
             async with self.client.stream("GET", what.path, params=params, timeout=timeout) as response:
-                if response.is_error:
+                if not response.is_success:
                     await response.aread()
                     raise _watch_fault(_refusal(response), _REFUSED_FOR_NOW)
+                yield Change("", None, version)
                 async with aclosing(_lines(response.aiter_bytes())) as lines:
                     async for line in lines:
                         yield _change(what, line)
@@ -244,7 +248,7 @@ class Api:
             response = await self.client.request(method, path, params=params, content=body, headers=headers)
         except (httpx2.HTTPError, OSError) as error:
             raise _no_answer(error) from error
-        if response.is_error:
+        if not response.is_success:
             raise _refusal(response)
         return response.content
 

@@ -111,10 +111,12 @@ async def _watch_once(
     soon = began + random.uniform(*RELIST_AFTER_BREAK_SECONDS)  # noqa: S311
     due = min(place.due, soon) if place.broken else place.due
     seconds = max(1.0, min(WATCH_SECONDS * random.uniform(0.8, 1.2), due - began))  # noqa: S311
+    taken: float | None = None
     failed: ApiFault | None = None
     try:
         async with aclosing(api.watch(what, place.version, seconds)) as changes:
             async for change in changes:
+                taken = taken or time.monotonic()
                 if change.name:
                     changed(change.name, change.object)
                 place.version = change.version or place.version
@@ -122,10 +124,11 @@ async def _watch_once(
         raise
     except ApiFault as fault:
         failed = fault
-    if time.monotonic() - began < min(SHORT_SECONDS, seconds / 2):
-        place.broken = place.broken or (failed is not None and failed.code == 0)
+    cut_off = failed is not None and failed.code == 0
+    if taken is None or time.monotonic() - taken < min(SHORT_SECONDS, seconds / 2):
+        place.broken = place.broken or cut_off
         raise failed or ApiFault("the API server ended the watch at once")
-    place.due, place.broken = due, failed is not None and failed.code == 0
+    place.due, place.broken = due, cut_off
     if failed:
         log.warning("watch interrupted", kind=what.model.__name__, error=failed.message)
         await asyncio.sleep(failed.retry_after + random.uniform(0, RESUME_SPREAD_SECONDS))  # noqa: S311

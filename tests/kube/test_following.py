@@ -173,6 +173,7 @@ async def test_the_server_sends_bookmarks(store: Store, control_plane: ControlPl
     try:
         listed = await connection.list(REVISIONS)
         async with aclosing(connection.watch(REVISIONS, listed.version, 5)) as changes:
+            assert (await anext(changes)).version == listed.version
             for _ in range(2):
                 assert store.create() == (await anext(changes)).name
             bookmark = await anext(changes)
@@ -186,7 +187,7 @@ async def test_a_version_that_nobody_remembers_costs_one_list(store: Store, cont
     old = store.create()
     aged = Aged(connect(control_plane.kubeconfig).client)
     with pytest.raises(ExpiredFault, match="410 Expired"):
-        await anext(aged.watch(REVISIONS, "1", 5))
+        assert not [change async for change in aged.watch(REVISIONS, "1", 5) if change.name]
     follower = Follower(aged)
     async with follower.follows():
         await follower.until(lambda: follower.watches == 2)

@@ -80,7 +80,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 Told = list[bytes | Exception]  # by one watch; it lasts for as long as it was asked for
-Answer = httpx2.Response | Exception | Told
+Answer = httpx2.Response | Exception | tuple[float, Exception] | Told  # a fault may take seconds
 
 
 @dataclass
@@ -109,6 +109,9 @@ class Server:
                 raise error
             case list() as events:
                 return httpx2.Response(200, content=self.told(events, float(asked["timeoutSeconds"])))
+            case (seconds, error):
+                self.clock.now += seconds
+                raise error
             case answer:
                 return answer
 
@@ -226,8 +229,11 @@ async def test_after_a_connection_broke_all_is_listed_once_more_in_a_while(clock
     assert float(server.watches[2]["timeoutSeconds"]) > high + 1
 
 
-async def test_a_long_absence_of_the_api_is_not_followed_by_a_list_of_all_agents_at_once(clock: Clock):
-    away = [httpx2.ConnectError("refused")] * 50
+@pytest.mark.parametrize("slow", [0, 10], ids=["refused", "timed out"])
+async def test_a_long_absence_of_the_api_is_not_followed_by_a_list_of_all_agents_at_once(
+    clock: Clock, slow: float
+):
+    away = [(slow, httpx2.ConnectError("no"))] * 50
     server, seen = await followed(clock, [[httpx2.ReadError("reset")], *away, []], [listing(100)])
     low, _ = following.RELIST_AFTER_BREAK_SECONDS
     assert sum(clock.slept) > low
@@ -423,5 +429,5 @@ async def test_a_watch_that_hears_nothing_for_longer_than_it_is_open_is_given_up
         asked.append(request.extensions["timeout"]["read"])
         return httpx2.Response(200, content=b"")
 
-    assert [one async for one in connected(answer).watch(THINGS, "1", 100)] == []
+    assert [one async for one in connected(answer).watch(THINGS, "1", 100)] == [("", None, "1")]
     assert asked == [100 + apis.MARGIN_SECONDS]
