@@ -543,6 +543,38 @@ async def test_what_selinux_is_now_is_told(node: Node):
     assert api.written[-1].status.facts.selinux.mode == "permissive"
 
 
+@pytest.mark.usefixtures("_soon")
+async def test_one_profile_that_changes_costs_one_write(node: Node):
+    """However soon the next write could follow: nothing is told in between."""
+    old, new = revision("c", SECCOMP), revision("c", SECCOMP, "d2", 2, text=TEXTS[SECCOMP].format() + " ")
+    api = Api(old, revision("d", SECCOMP))
+    async with running(node, api):
+        await api.reports(SECCOMP, {"c": "d1", "d": "d1"})
+        before = len(api.written)
+        assert api.tell
+        api.tell("c.d2", new)
+        await api.reports(SECCOMP, {"c": "d2", "d": "d1"})
+        api.tell("c.d1", None)
+        api.tell("e.d1", revision("e", SECCOMP))
+        await api.reports(SECCOMP, {"c": "d2", "d": "d1", "e": "d1"})
+        assert len(api.written) == before + 2
+
+
+async def test_a_hundred_new_profiles_cost_three_writes_at_most(node: Node, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents, "SPACING_SECONDS", (2.0, 2.0))
+    api = Api()
+    async with running(node, api):
+        while not api.written:
+            await api.wrote.wait()
+        assert api.tell
+        names = [f"p{number}" for number in range(100)]
+        for name in names:
+            api.tell(f"{name}.d1", revision(name, SECCOMP))
+            await asyncio.sleep(0)
+        await api.reports(SECCOMP, dict.fromkeys(names, "d1"))
+        assert len(api.written) <= 1 + 3
+
+
 # --- gathering ---------------------------------------------------------------------------------------------
 
 
