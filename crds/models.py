@@ -33,6 +33,7 @@ class Metadata(Model, frozen=True, kw_only=True):
     """The part of ObjectMeta that Hauberk reads."""
 
     name: str
+    namespace: str = ""
     uid: str = ""
     generation: int = 0
     resource_version: str = msgspec.field(default="", name="resourceVersion")

@@ -21,6 +21,7 @@ from ..crds.errors import ClusterFault
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision
 from . import facts, report
+from .api import backoff
 from .backend import Backend
 from .cluster import Cluster, NodeObject
 from .host import Host
@@ -29,7 +30,11 @@ from .reconciler import FIRST_SECONDS, Reconciler
 log = structlog.get_logger()
 
 WRITE_RETRY_SECONDS = (0.5, 20.0)
-WRITE_SPACING_SECONDS = 1.0
+# What changes soon after a write waits, so that all agents together write about this often.
+WRITES_PER_SECOND = 100
+SPACING_SECONDS = (1.0, 10.0)
+# Bad news does not wait for longer, however many nodes there are.
+BAD_NEWS_SECONDS = 1.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
 ASK_SECONDS = 300.0
 # Without a backend there is nothing to list, so nothing tells it that Hauberk's kinds were made anew.
@@ -45,6 +50,11 @@ class Agent:
         cluster: the API.
         backends: what carries out steps, one for each security module that this agent serves.
         node: the node's name.
+        profile_node: the report as it is now.
+        written: the report as the API has it; None where that is not known.
+        written_at: when that was written (monotonic seconds).
+        nodes: how many there are with an agent, as far as is known.
+        counted: they could be counted the last time.
     """
 
     host: Host
@@ -57,12 +67,22 @@ class Agent:
     profile_node: ProfileNode | None = None
     facts: Facts = field(default_factory=Facts)
     reported: bool = False
+    written: ProfileNode | None = None
+    written_at: float = float("-inf")
+    nodes: int = 1
+    counted: bool = True
     reconcilers: dict[str, Reconciler] = field(init=False)
     started_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         """Make a loop for each backend."""
         self.reconcilers = {one.type: Reconciler(self.host, one, self._report) for one in self.backends}
+
+    @property
+    def spacing(self) -> float:
+        """Return how many seconds after a write the next one may follow, where nothing is urgent."""
+        low, high = SPACING_SECONDS
+        return min(max(self.nodes / WRITES_PER_SECOND, low), high)
 
     @property
     def alive_at(self) -> float:
@@ -79,13 +99,13 @@ class Agent:
             tasks.create_task(self._write_reports())
             tasks.create_task(self._ask_for_report())
             if self.reconcilers:
-                tasks.create_task(self.cluster.follow_revisions(self._revisions_seen, self.listed.set))
+                tasks.create_task(self.cluster.follow_revisions(self._revisions_listed, self._revision_seen))
                 tasks.create_task(self._report_in_time())
             for one in self.reconcilers.values():
                 tasks.create_task(one.run())
 
-    def _node_seen(self, nodes: Mapping[str, NodeObject]) -> None:
-        self.node_object = nodes.get(self.node)
+    def _node_seen(self, node: NodeObject | None) -> None:
+        self.node_object = node
         self._look_at_facts()
         self._report()
 
@@ -101,9 +121,14 @@ class Agent:
         for one in self.reconcilers.values():
             one.node_seen(labels, facts_key(self.facts))
 
-    def _revisions_seen(self, revisions: Mapping[str, ProfileRevision]) -> None:
+    def _revisions_listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
         for one in self.reconcilers.values():
-            one.revisions_seen(revisions)
+            one.revisions_listed(revisions)
+        self.listed.set()
+
+    def _revision_seen(self, name: str, revision: ProfileRevision | None) -> None:
+        for one in self.reconcilers.values():
+            one.revision_seen(name, revision)
 
     # --- the report ---------------------------------------------------------------------------------------
 
@@ -129,22 +154,38 @@ class Agent:
             self.dirty.set()
 
     async def _write_reports(self) -> None:
-        """Write the ProfileNode when it changed: at once, then spaced, so that a burst costs few writes."""
+        """Write the ProfileNode when it changed: at once after a quiet time, then spaced."""
         while True:
-            await self.dirty.wait()
+            await self._next_turn()
+            if self.profile_node is None or self.profile_node == self.written:
+                continue  # it is again what the API has
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(ClusterFault),
-                wait=tenacity.wait_random_exponential(
-                    multiplier=WRITE_RETRY_SECONDS[0], max=WRITE_RETRY_SECONDS[1]
-                ),
+                wait=backoff(WRITE_RETRY_SECONDS),
                 before_sleep=_tell_retry,
             ):
                 with attempt:
                     self.dirty.clear()  # what changes from here on is written in the next round
-                    if self.profile_node is not None:
-                        await self.cluster.write(self.profile_node)
+                    # A write that fails may have been made all the same.
+                    writing, self.written = self.profile_node, None
+                    await self.cluster.write(writing)
+                    self.written = writing
+            self.written_at = time.monotonic()
             self.reported = True
-            await asyncio.sleep(WRITE_SPACING_SECONDS)
+
+    async def _next_turn(self) -> None:
+        """Return when the report changed and may be written; what turns up meanwhile may be more urgent."""
+        await self.dirty.wait()
+        while True:
+            self.dirty.clear()
+            urgent = self.profile_node is not None and report.is_bad_news(self.written, self.profile_node)
+            spacing = min(self.spacing, BAD_NEWS_SECONDS) if urgent else self.spacing
+            left = self.written_at + spacing - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self.dirty.wait()
 
     async def _ask_for_report(self) -> None:
         """See now and then whether the API still has the report: nobody tells of one that was deleted."""
@@ -154,12 +195,26 @@ class Agent:
                 async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):  # noqa: S311
                     await self.listed.wait()
             self.listed.clear()
-            await asyncio.sleep(random.uniform(0, WRITE_SPACING_SECONDS))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, self.spacing))  # noqa: S311
+            await self._count_nodes()
             try:
-                if self.reported and self.profile_node and not await self.cluster.holds(self.profile_node):
+                asked = self.written
+                if asked and not await self.cluster.holds(asked) and self.written is asked:
+                    self.written = None
                     self.dirty.set()
             except ClusterFault as fault:
                 log.warning("can't see the report", message=fault.message)
+
+    async def _count_nodes(self) -> None:
+        """Learn how many agents there are; while nobody says so it is as many as the last time."""
+        try:
+            self.nodes = max(1, await self.cluster.agents())
+        except ClusterFault as fault:
+            if self.counted:  # who may not ask is told the same each time
+                log.warning("reports are spaced for the number of nodes last known", message=fault.message)
+            self.counted = False
+        else:
+            self.counted = True
 
 
 def _tell_retry(state: tenacity.RetryCallState) -> None:

@@ -14,13 +14,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
 from ..crds.logs import configure
 from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
+from .api import Api, from_environment
 from .apparmor import AppArmor
 from .backend import Backend
 from .cluster import Cluster
@@ -72,7 +72,8 @@ async def run(settings: Settings) -> None:
     host = Host(securityfs=ROOT / "sys/kernel/security") if settings.whole_host else Host()
     kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
     host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
-    cluster = Cluster(AsyncClient(), settings.node)
+    way = from_environment()
+    cluster = Cluster(Api.open(way), settings.node, way.namespace)
     agent = Agent(host, cluster, await backends(host, cluster, settings), settings.node)
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(agent.run())

@@ -30,6 +30,7 @@ from .drift import Drift
 from .holdings import Holding
 from .host import Host
 from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan, text_for
+from .revisions import Revisions
 
 log = structlog.get_logger()
 
@@ -76,8 +77,7 @@ class Reconciler:
     kind: str = ANY_FACTS
     section: Section | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    revisions: Mapping[str, ProfileRevision] | None = None
-    present: frozenset[str] = frozenset()
+    revisions: Revisions = field(init=False)
     holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
     unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
@@ -90,6 +90,10 @@ class Reconciler:
     pending: frozenset[Key] = frozenset()
     grown_at: float = 0.0
     pending_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Know of no revision yet."""
+        self.revisions = Revisions(self.backend.type)
 
     async def run(self) -> None:
         """Run until cancelled; a failure ends it."""
@@ -124,27 +128,24 @@ class Reconciler:
         self.labels, self.kind = labels, kind
         self.wake.set()
 
-    def revisions_seen(self, revisions: Mapping[str, ProfileRevision]) -> None:
-        """Take note of all ProfileRevisions by name; those of other types are left out here."""
-        # A withdrawn revision that is gone was withdrawn all the same: the operator deletes it once no
-        # report names the profile, which may be just before a load of it ends here.
-        before = self.revisions or {}
-        kept = {name: one for name, one in before.items() if one.spec.placement.withdrawn}
-        own = {name: one for name, one in revisions.items() if one.spec.type == self.backend.type}
-        present = {one.spec.profile for one in own.values()}
-        self.revisions = {name: one for name, one in kept.items() if one.spec.profile not in present} | own
-        self.present = frozenset(own)
-        changed = {
-            one.spec.profile
-            for name, one in self.revisions.items()
-            if name not in before or before[name].spec != one.spec
-        }
-        # What stood in the way of the old word need not stand in the way of the new one.
-        self.refused = {
-            key: one
-            for key, one in self.refused.items()
-            if key.profile not in changed or one.until == float("inf")
-        }
+    def revisions_listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
+        """Take note of all ProfileRevisions by name; those of other types are left out."""
+        self._take_up(self.revisions.listed(revisions))
+
+    def revision_seen(self, name: str, revision: ProfileRevision | None) -> None:
+        """Take note of what one ProfileRevision is now, None where it is gone."""
+        word = self.revisions.seen(name, revision)
+        if word.changed:
+            self._take_up(word.new)
+
+    def _take_up(self, new: frozenset[str]) -> None:
+        """Go round; what stood in the way of an old word need not stand in the way of the new one."""
+        if new:
+            self.refused = {
+                key: one
+                for key, one in self.refused.items()
+                if key.profile not in new or one.until == float("inf")
+            }
         self.wake.set()
 
     async def _wait(self, due: float) -> None:
@@ -169,7 +170,9 @@ class Reconciler:
             self.looked_at = time.monotonic()
             decided = plan(self._snapshot())
             self.refused = {
-                key: one for key, one in self.refused.items() if _still_matters(key, decided, self.revisions)
+                key: one
+                for key, one in self.refused.items()
+                if _still_matters(key, decided, self.revisions.by_name)
             }
             compiling.want([step for step in decided.steps if isinstance(step, Load)])
             away = [step for step in decided.steps if not isinstance(step, Load | Persist)]
@@ -270,15 +273,12 @@ class Reconciler:
                 self._refuse(step.key, Reason.CONTESTED, "what this agent does is undone at once")
 
     def _tidy(self, compiling: Compiling) -> None:
-        if self.revisions is None:
+        if not self.revisions.known:
             return
-        self.revisions = {
-            name: one
-            for name, one in self.revisions.items()
-            if name in self.present or one.spec.profile in self.holdings
-        }
+        self.revisions.forget(self.holdings)
         if self.untidy and not self.unrecorded and not compiling.tasks:
-            found = [(text_for(one, self.kind), one.spec.content.mode) for one in self.revisions.values()]
+            revisions = self.revisions.by_name.values()
+            found = [(text_for(one, self.kind), one.spec.content.mode) for one in revisions]
             texts = [(text.text, mode) for text, mode in found if text]
             self.backend.settle(self.holdings.values(), texts)
             self.untidy = False
@@ -286,9 +286,9 @@ class Reconciler:
     def _snapshot(self) -> Snapshot:
         now = time.monotonic()
         # Until both are known nothing may be loaded anew or unloaded: what is recorded is kept as it is.
-        known = self.revisions is not None and self.labels is not None
+        known = self.revisions.known and self.labels is not None
         return Snapshot(
-            revisions=tuple(self.revisions.values()) if known and self.revisions else (),
+            revisions=tuple(self.revisions.by_name.values()) if known else (),
             labels=self.labels or {},
             holdings=self.holdings,
             kernel=self.backend.loaded(self.holdings),
@@ -352,7 +352,7 @@ class Reconciler:
     # --- the report ---------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        if self.revisions is None:
+        if not self.revisions.known:
             return  # what it should hold is not known yet
         snapshot = self._snapshot()
         decided = plan(snapshot)
@@ -378,11 +378,11 @@ def _is_permanent(fault: Fault) -> bool:
     return isinstance(fault, InputFault) and fault.reason is not Reason.POLICY_TOO_SLOW
 
 
-def _still_matters(key: Key, decided: Plan, revisions: Mapping[str, ProfileRevision] | None) -> bool:
+def _still_matters(key: Key, decided: Plan, revisions: Mapping[str, ProfileRevision]) -> bool:
     """Return whether a failed step can still come up: its problem is told, or its revision is still there."""
     if key.profile in decided.problems or any(step.key == key for step in decided.steps):
         return True
     return key.kind == "load" and any(
         (one.spec.profile, one.spec.content.digest) == (key.profile, key.revision)
-        for one in (revisions or {}).values()
+        for one in revisions.values()
     )

@@ -109,6 +109,36 @@ def summary(sections: Mapping[str, Section | None]) -> str:
     return ", ".join(told)
 
 
+def is_bad_news(before: ProfileNode | None, after: ProfileNode) -> bool:
+    """Return whether a report says something that someone may count on not being so.
+
+    That is a problem that is new or another, a profile that is no longer held or in another mode, and a node
+    that is another than before. What is only better than before may wait for a moment.
+    """
+    if before is None:
+        return True
+    old, new = before.status, after.status
+    if (old.boot_id, old.facts) != (new.boot_id, new.facts):
+        return True
+    kinds = old.sections.keys() | new.sections.keys()
+    nothing = Section()
+    return any(_is_worse(old.section(kind) or nothing, new.section(kind) or nothing) for kind in kinds)
+
+
+def _is_worse(before: Section, after: Section) -> bool:
+    if any(before.problems.get(name) != problem for name, problem in after.problems.items()):
+        return True
+    return any(
+        name not in after.profiles or _mode(after.profiles[name]) != _mode(entry)
+        for name, entry in before.profiles.items()
+    )
+
+
+def _mode(entry: str) -> str:
+    """Return the mode of `revision/mode/digest`."""
+    return entry.partition("/")[2].partition("/")[0]
+
+
 def profile_node(
     node: str, node_uid: str, boot_id: str, facts: Facts, sections: Mapping[str, Section | None]
 ) -> ProfileNode:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..crds.errors import InputFault
 from ..crds.facts import facts_key, visible
@@ -24,8 +24,10 @@ from .advice import advice as advice_on
 from .includes import refuse_includes, refuse_spelling, with_included
 from .kinds import COMMON_OF
 from .parser import Parser, fault_message
-from .rendering import Renderer
 from .secilc import Secilc
+
+if TYPE_CHECKING:  # the agent judges texts too, and never renders: jinja2 would be a tenth of its memory
+    from .rendering import Renderer
 
 POLICY_BYTES = 128 * 1024
 # Of what a template makes for all kinds of nodes together; the schema of ProfileRevisions says the same.

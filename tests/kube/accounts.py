@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hauberk.daemonset.api import Api
 from kubernetes import client
 from kubernetes.client import CoreV1Api
 from lightkube import KubeConfig
@@ -53,6 +54,12 @@ class Accounts:
     def config(self, token: str) -> KubeConfig:
         """Return the same for the client library that Hauberk itself uses."""
         return KubeConfig.from_dict(self.kubeconfig(token))
+
+    def agents_api(self, token: str) -> Api:
+        """Return the API server as agents ask it."""
+        way = self.config(token).get()
+        assert way
+        return Api.open(way)
 
     def kubeconfig(self, token: str) -> Object:
         """Return the same for kubectl."""

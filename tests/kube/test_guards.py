@@ -713,8 +713,8 @@ async def agent(accounts: Accounts, pods: dict[str, client.V1Pod]) -> AsyncItera
     """The agent of the first node, once its role and the policy on it are in force."""
     node = NODES[0]
     token = accounts.token(AGENT, SYSTEM, pods[node])
-    connection = AsyncClient(config=accounts.config(token))
-    made = Agent(node, token, AgentsCluster(connection, node))
+    connection = accounts.agents_api(token)
+    made = Agent(node, token, AgentsCluster(connection, node, SYSTEM))
     async for attempt in tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(30), wait=tenacity.wait_fixed(0.1), reraise=True
     ):
@@ -794,6 +794,10 @@ ASKED = [
     ("GET", f"/api/v1/nodes/{NODES[0]}"),
     ("PATCH", f"/api/v1/nodes/{NODES[0]}"),
     ("DELETE", f"/api/v1/nodes/{NODES[0]}"),
+    ("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets"),
+    ("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/any"),
+    ("GET", f"/apis/apps/v1/namespaces/default/daemonsets/{AGENT}"),
+    ("GET", f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/{OPERATOR}"),
     ("PATCH", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{AGENT}"),
     ("PATCH", f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{AGENT_SELINUX}"),
 ]
@@ -804,3 +808,27 @@ def test_an_agent_may_nothing_else(agent: Agent, accounts: Accounts) -> None:
         assert accounts.ask(agent.token, "GET", path) == 200  # the token is good for these
     answers = {request: accounts.ask(agent.token, *request) for request in ASKED}
     assert answers == dict.fromkeys(ASKED, FORBIDDEN)
+
+
+async def test_an_agent_counts_the_nodes_that_have_one(agent: Agent, accounts: Accounts) -> None:
+    apps = client.AppsV1Api(accounts.core.api_client)
+    assert await agent.cluster.agents() == 0  # of DaemonSets that are not made yet
+    try:
+        for name, nodes in ((AGENT, 700), (AGENT_SELINUX, 300)):
+            scheduled(apps, name, nodes)
+        assert await agent.cluster.agents() == 1000
+    finally:
+        apps.delete_collection_namespaced_daemon_set(SYSTEM, label_selector=MINE)
+
+
+def scheduled(apps: client.AppsV1Api, name: str, nodes: int) -> None:
+    """Make a DaemonSet that should have a pod on so many nodes."""
+    key, _, value = MINE.partition("=")
+    pod = {"containers": [{"name": "agent", "image": "none"}]}
+    template = {"metadata": {"labels": {key: value}}, "spec": pod}
+    spec = {"selector": {"matchLabels": {key: value}}, "template": template}
+    made: Any = {"metadata": {"name": name, "labels": {key: value}}, "spec": spec}
+    apps.create_namespaced_daemon_set(SYSTEM, made)
+    counts = {"currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}
+    status = {"status": counts | {"desiredNumberScheduled": nodes}}
+    apps.patch_namespaced_daemon_set_status(name, SYSTEM, status)

@@ -92,10 +92,10 @@ class Node:
         self.compiling = Compiling(self.backend.prepare, self.loop._failed, self.loop.wake)
         self.loop._remember()
         node = NodeObject(metadata=Metadata(name="n1", uid="uid-n1", labels={"pool": "a"}))
-        self.agent._node_seen({"n1": node})
+        self.agent._node_seen(node)
 
     def shows(self, *revisions: ProfileRevision) -> None:
-        self.agent._revisions_seen({one.metadata.name: one for one in revisions})
+        self.agent._revisions_listed({one.metadata.name: one for one in revisions})
 
     async def settle(self) -> None:
         """Go round until there is nothing to wait for but time."""
@@ -162,7 +162,7 @@ async def test_until_all_is_known_nothing_is_loaded_unloaded_or_reported(node: N
     assert node.agent.profile_node is None
     assert node.tree.names == {"p"}
     node.shows(revision("q"))
-    node.agent._node_seen({})
+    node.agent._node_seen(None)
     await node.settle()
     assert node.agent.profile_node is None
     assert node.tree.names == {"p"}

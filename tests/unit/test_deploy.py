@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hauberk.crds.names import ADMISSION, ADMISSION_AUTHORITY, AGENT, FORCE_DELETE, GROUP, OPERATOR
+from hauberk.crds.names import (
+    ADMISSION,
+    ADMISSION_AUTHORITY,
+    AGENT,
+    AGENT_SELINUX,
+    FORCE_DELETE,
+    GROUP,
+    OPERATOR,
+)
 from hauberk.operator.webhook import PORT, REVIEW_PATH
 
 from lab import binaries
@@ -162,6 +170,9 @@ def test_an_agent_may_do_no_more_than_it_does():
         ("", "nodes", "watch"),
         ("", "pods", "list"),
     }
+    assert rules("Role", AGENT) == {("apps", "daemonsets", "get")}
+    (counting,) = one("Role", AGENT)["rules"]
+    assert counting["resourceNames"] == [AGENT, AGENT_SELINUX]
 
 
 def test_the_operator_may_do_what_its_code_does():
@@ -278,6 +289,7 @@ def test_no_program_has_a_verb_that_lifts_a_guard():
         ("Role", OPERATOR),
         ("ClusterRole", ADMISSION),
         ("ClusterRole", AGENT),
+        ("Role", AGENT),
         ("ClusterRole", "hauberk-let-go"),
         ("ClusterRole", "hauberk-viewer"),
         ("ClusterRole", "hauberk-author"),
@@ -347,7 +359,7 @@ def test_every_policy_is_in_force():
 
 def test_the_page_on_security_names_what_is_granted():
     page = (ROOT / "docs/security.md").read_text()
-    for rule in one("ClusterRole", AGENT)["rules"]:
+    for rule in one("ClusterRole", AGENT)["rules"] + one("Role", AGENT)["rules"]:
         assert f"| {', '.join(rule['verbs'])} `{rule['resources'][0]}` |" in page
     roles = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ClusterRole"} - {
         AGENT,

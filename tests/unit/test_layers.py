@@ -30,7 +30,7 @@ ONLY = {
     "kopf": {"operator/handlers.py"},
     "lightkube": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        *("operator/main.py", "operator/admission.py", "daemonset/cluster.py", "daemonset/main.py"),
+        *("operator/main.py", "operator/admission.py", "daemonset/api.py", "daemonset/main.py"),
         "cli/cluster.py",
     },
     "aiohttp": {"operator/webhook.py"},
@@ -38,7 +38,7 @@ ONLY = {
     "kubernetes": set[str](),
     "httpx2": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        "daemonset/cluster.py",
+        "daemonset/api.py",
         "cli/cluster.py",
     },
     "jinja2": {"profiles/template.py", "operator/agents.py"},
@@ -54,7 +54,7 @@ PURE = {
     "crds/nodes.py",
     *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py", "profiles/cil.py"),
     *("profiles/blocks.py", "profiles/classes.py", "profiles/statements.py"),
-    *("daemonset/plan.py", "daemonset/report.py"),
+    *("daemonset/plan.py", "daemonset/report.py", "daemonset/revisions.py"),
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),

@@ -8,17 +8,17 @@ from typing import cast
 import pytest
 from hauberk.crds.names import APPARMOR, SECCOMP, SELINUX
 from hauberk.daemonset import main
+from hauberk.daemonset.api import Api
 from hauberk.daemonset.cluster import Cluster
 from hauberk.daemonset.host import KUBELET
 from hauberk.daemonset.main import Settings, backends
 from hauberk.daemonset.seccomp import Seccomp
 from hauberk.daemonset.selinux import SELinux
 from hauberk.profiles.parser import Parser
-from lightkube import AsyncClient
 
 from tests.unit.node import Tree
 
-NOBODY = Cluster(cast("AsyncClient", None), "n")
+NOBODY = Cluster(cast("Api", None), "n", "hauberk-system")
 
 
 def settings(*, whole: bool = False, kubelet: str = KUBELET) -> Settings:

@@ -97,6 +97,9 @@ def named(*revisions: ProfileRevision) -> dict[str, ProfileRevision]:
     return found
 
 
+Show = Callable[[Mapping[str, ProfileRevision]], None]
+Tell = Callable[[str, ProfileRevision | None], None]
+
 OWN = NodeObject(metadata=Metadata(name="n1", uid="uid-n1"))
 
 
@@ -107,18 +110,17 @@ class Api:
         self.revisions = revisions
         self.written: list[ProfileNode] = []
         self.wrote = asyncio.Event()
-        self.show: Callable[[Mapping[str, ProfileRevision]], None] | None = None
+        self.show: Show | None = None
+        self.tell: Tell | None = None
+        self.nodes = 1
 
-    async def follow_node(self, seen: Callable[[Mapping[str, NodeObject]], None]) -> None:
-        seen({"n1": OWN})
+    async def follow_node(self, seen: Callable[[NodeObject | None], None]) -> None:
+        seen(OWN)
         await asyncio.Event().wait()
 
-    async def follow_revisions(
-        self, seen: Callable[[Mapping[str, ProfileRevision]], None], listed: Callable[[], None]
-    ) -> None:
-        self.show = seen
-        seen(named(*self.revisions))
-        listed()
+    async def follow_revisions(self, listed: Show, changed: Tell) -> None:
+        self.show, self.tell = listed, changed
+        listed(named(*self.revisions))
         await asyncio.Event().wait()
 
     async def write(self, profile_node: ProfileNode) -> None:
@@ -130,6 +132,9 @@ class Api:
 
     async def seccomp_profiles(self) -> dict[str, list[str]]:
         return {}
+
+    async def agents(self) -> int:
+        return self.nodes
 
     async def reports(self, kind: str, profiles: Mapping[str, str]) -> None:
         """Return once a section of the report names just these revisions."""
@@ -174,10 +179,10 @@ class Node:
         }
         for one in self.loops.values():
             one._remember()
-        self.agent._node_seen({"n1": OWN})
+        self.agent._node_seen(OWN)
 
     async def given(self, *revisions: ProfileRevision) -> None:
-        self.agent._revisions_seen(named(*revisions))
+        self.agent._revisions_listed(named(*revisions))
         await self.settle()
 
     async def settle(self) -> None:
@@ -264,7 +269,7 @@ async def test_a_name_that_comes_back_with_another_type_is_another_profile(node:
     new = revision("p", SECCOMP, "d2")
     if told == "by its revision":
         # withdrawn, and gone before the agent came to it
-        node.agent._revisions_seen(named(revision("p", APPARMOR, withdrawn=True)))
+        node.agent._revisions_listed(named(revision("p", APPARMOR, withdrawn=True)))
         await node.given(new)
     else:
         await node.given(new)  # deleted and made anew while nobody looked
@@ -445,7 +450,7 @@ async def running(node: Node, api: Api) -> AsyncGenerator[Agent]:
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "WRITE_SPACING_SECONDS", 0.01)
+    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.01, 0.01))
     for module in (agents, reconcilers):
         monkeypatch.setattr(module, "FIRST_SECONDS", 0.2)
 
@@ -495,11 +500,9 @@ async def test_an_agent_that_starts_again_takes_nothing_back(
     if listed_late:
         follow = api.follow_revisions
 
-        async def late(
-            seen: Callable[[Mapping[str, ProfileRevision]], None], listed: Callable[[], None]
-        ) -> None:
+        async def late(listed: Show, changed: Tell) -> None:
             await asyncio.sleep(agents.FIRST_SECONDS * 1.5)
-            await follow(seen, listed)
+            await follow(listed, changed)
 
         monkeypatch.setattr(api, "follow_revisions", late)
     async with running(node, api):
@@ -540,6 +543,38 @@ async def test_what_selinux_is_now_is_told(node: Node):
     assert api.written[-1].status.facts.selinux.mode == "permissive"
 
 
+@pytest.mark.usefixtures("_soon")
+async def test_one_profile_that_changes_costs_one_write(node: Node):
+    """However soon the next write could follow: nothing is told in between."""
+    old, new = revision("c", SECCOMP), revision("c", SECCOMP, "d2", 2, text=TEXTS[SECCOMP].format() + " ")
+    api = Api(old, revision("d", SECCOMP))
+    async with running(node, api):
+        await api.reports(SECCOMP, {"c": "d1", "d": "d1"})
+        before = len(api.written)
+        assert api.tell
+        api.tell("c.d2", new)
+        await api.reports(SECCOMP, {"c": "d2", "d": "d1"})
+        api.tell("c.d1", None)
+        api.tell("e.d1", revision("e", SECCOMP))
+        await api.reports(SECCOMP, {"c": "d2", "d": "d1", "e": "d1"})
+        assert len(api.written) == before + 2
+
+
+async def test_a_hundred_new_profiles_cost_three_writes_at_most(node: Node, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents, "SPACING_SECONDS", (2.0, 2.0))
+    api = Api()
+    async with running(node, api):
+        while not api.written:
+            await api.wrote.wait()
+        assert api.tell
+        names = [f"p{number}" for number in range(100)]
+        for name in names:
+            api.tell(f"{name}.d1", revision(name, SECCOMP))
+            await asyncio.sleep(0)
+        await api.reports(SECCOMP, dict.fromkeys(names, "d1"))
+        assert len(api.written) <= 1 + 3
+
+
 # --- gathering ---------------------------------------------------------------------------------------------
 
 
@@ -547,7 +582,7 @@ async def test_what_comes_up_one_by_one_goes_into_one_run(node: Node, monkeypatc
     monkeypatch.setattr(selinux, "QUIET_SECONDS", (0.3, 0.3))
     loop, compiling = node.loops[SELINUX], node.compiling[SELINUX]
     for number in range(4):
-        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number + 1))))
+        loop.revisions_listed(named(*(revision(f"p{one}") for one in range(number + 1))))
         for _ in range(4):
             await loop.reconcile(compiling)
             await asyncio.sleep(0.01)
@@ -565,7 +600,7 @@ async def test_what_never_ends_coming_up_is_not_waited_for(node: Node, monkeypat
     began, number = time.monotonic(), 0
     while not node.store.runs:
         number += 1
-        loop.revisions_seen(named(*(revision(f"p{one}") for one in range(number))))
+        loop.revisions_listed(named(*(revision(f"p{one}") for one in range(number))))
         await loop.reconcile(compiling)
         await asyncio.sleep(0.02)
         assert time.monotonic() - began < 5

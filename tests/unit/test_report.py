@@ -266,3 +266,59 @@ def test_facts_that_are_empty_are_written_all_the_same():
     """A node goes from one agent to the other, and the API server makes null of `{}` where fields were."""
     body = encode(report.profile_node("n1", "uid-1", "boot", Facts(selinux=SELinuxFacts()), {}))
     assert body["status"]["facts"]["selinux"] == {"policy": "", "mls": False, "mode": ""}
+
+
+# --- bad news ----------------------------------------------------------------------------------------------
+
+
+def node(boot: str = "boot", facts: Facts | None = None, **sections: Section | None) -> ProfileNode:
+    there = {"AppArmor": None, "SELinux": None, "Seccomp": None} | sections
+    return report.profile_node("n1", "uid-1", boot, facts or Facts(kernel="6.1"), there)
+
+
+def held(*entries: str, **problems: Problem) -> Section:
+    return Section(profiles=dict(one.split("=") for one in entries), problems=problems)
+
+
+HELD = node(AppArmor=held("p=d1/enforce/0", q=problem()))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "bad"),
+    [
+        (None, node(), True),
+        (HELD, HELD, False),
+        # better, or no worse
+        (HELD, node(AppArmor=held("p=d2/enforce/1", q=problem())), False),
+        (HELD, node(AppArmor=held("p=d1~/enforce/0", q=problem())), False),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", "r=d1/enforce/0", q=problem())), False),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", "q=d1/enforce/0")), False),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", q=problem()), SELinux=held("s=d1/enforcing/0")), False),
+        (
+            node(AppArmor=Section()),
+            node(
+                AppArmor=Section(
+                    orphans={"p": Orphan(uid="u")},
+                    repairs={"p": Repairs(count=1, message="x")},
+                    remarks=[Remark(reason="StateTorn", message="x")],
+                )
+            ),
+            False,
+        ),
+        # problems
+        (HELD, node(AppArmor=held("p=d1/enforce/0", q=problem(), r=problem())), True),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", q=problem(message="another"))), True),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", q=problem("InUse"))), True),
+        (HELD, node(AppArmor=held("p=d1/enforce/0", q=problem()), Seccomp=held(r=problem())), True),
+        # what is no longer held as it was
+        (HELD, node(AppArmor=held(q=problem())), True),
+        (HELD, node(AppArmor=held("p=d1/complain/0", q=problem())), True),
+        (HELD, node(AppArmor=held("p=d2/complain/0", q=problem())), True),
+        (HELD, node(), True),
+        # another node
+        (HELD, node("later", AppArmor=HELD.status.app_armor), True),
+        (HELD, node(facts=Facts(kernel="6.6"), AppArmor=HELD.status.app_armor), True),
+    ],
+)
+def test_what_does_not_wait_for_its_turn(before: ProfileNode | None, after: ProfileNode, bad: bool):
+    assert report.is_bad_news(before, after) == bad
