@@ -102,13 +102,13 @@ def on_node(wanted: RevisionSpec, seen: Seen) -> OnNode | None:
         return None
     if current and not supports(current.status.facts, wanted.type):
         return OnNode(node.name, NodeState.UNSUPPORTED)
-    holds = held(wanted, current)
+    revision, mode = held(wanted, current)
     if not node.ready:
         return OnNode(
             node.name,
             NodeState.UNREACHABLE,
             Failure(node=node.name, reason=Reason.NODES_UNREACHABLE, message="the node is not Ready"),
-            holds[0],
+            revision,
         )
     if seen.agent_down:
         return OnNode(
@@ -119,17 +119,18 @@ def on_node(wanted: RevisionSpec, seen: Seen) -> OnNode | None:
                 reason=Reason.AGENT_DOWN,
                 message="the node is Ready but its hauberk-agent pod is not; see that pod's log",
             ),
-            holds[0],
+            revision,
         )
-    return _reported(wanted, node, current)
+    return _reported(wanted, node, current, revision, mode)
 
 
-def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None) -> OnNode:
+def _reported(
+    wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, revision: str, mode: str
+) -> OnNode:
     profile, content = wanted.profile, wanted.content
     section = report.status.section(wanted.type) if report else None
     if section is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
-    revision, mode = held(wanted, report)
     problem = section.problems.get(profile)
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
     if content.is_held_as(revision, mode):
