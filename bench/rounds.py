@@ -11,13 +11,13 @@ import copy
 import json
 import resource
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import structlog
 import typer
-from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
+from hauberk.crds.models import ProfileStatus, SecurityProfile
 from hauberk.crds.names import CONTRACT, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from hauberk.operator.controller import Controller
 from hauberk.operator.operators_cluster import OperatorsCluster
@@ -38,27 +38,22 @@ class Api:
         self.written = 0
 
     async def store(self) -> Store:
+        """Return where the profiles are kept."""
         return Store("here")
 
-    async def listing(self, plural: str) -> AsyncIterator[dict[str, Any]]:
-        del plural
-        return
-        yield {}
-
     async def carry_out(self, write: Write) -> bool:
+        """Take a write."""
         del write
         self.written += 1
         return True
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
+        """Take a status."""
         del name, status
         self.written += 1
 
-    async def write_acceptance(self, name: str, condition: Condition) -> None:
-        del name, condition
-        self.written += 1
-
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
+        """Take an Event."""
         del profile, reason, message, warning
         self.written += 1
 

@@ -81,21 +81,12 @@ class Rollouts:
         revisions = snapshot.revisions_of(profile)
         wanted = revisions[0].spec if revisions else None
         kept = self._kept.get(name)
-        if kept and kept.wanted is not wanted and kept.wanted == wanted:
-            kept.wanted = wanted  # so that they are not compared again
+        made_of = (wanted, profile.spec.type, leaving)
         # What a revision says of another profile than its owner's is not told by the owner's name.
         own = wanted is None or wanted.profile == name
-        if (
-            not own
-            or kept is None
-            or (kept.wanted, kept.type, kept.leaving)
-            != (
-                wanted,
-                profile.spec.type,
-                leaving,
-            )
-        ):
-            kept = self._kept[name] = _Kept(wanted, profile.spec.type, leaving, set(self._seen))
+        if kept is None or not own or (kept.wanted, kept.type, kept.leaving) != made_of:
+            kept = self._kept[name] = _Kept(*made_of, stale=set(self._seen))
+        kept.wanted = wanted  # which compares with itself at once, the next time
         return kept
 
     def _update(self, kept: _Kept, profile: str, name: str) -> bool:

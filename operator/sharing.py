@@ -19,6 +19,10 @@ class Sharing:
     def __init__(self) -> None:
         self._facts: dict[bytes, Facts] = {}
 
+    def __len__(self) -> int:
+        """Return how many different facts are known."""
+        return len(self._facts)
+
     def shared(self, report: ProfileNode) -> ProfileNode:
         """Return a report that is equal, and has as much as there is in common with others."""
         status = report.status

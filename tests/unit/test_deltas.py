@@ -27,7 +27,7 @@ from hauberk.crds.models import (
 from hauberk.crds.names import APPARMOR, CONTRACT, SECCOMP, SELINUX
 from hauberk.operator.aggregate import aggregate
 from hauberk.operator.deltas import Rollouts
-from hauberk.operator.rollout import Rollout, rollout
+from hauberk.operator.rollout import OnNode, Rollout, Seen, on_node, rollout
 from hauberk.operator.snapshot import AgentView, NodeView, Snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,11 +37,7 @@ NODES = ("n1", "n2", "n3", "n4")
 PROFILES = ("p", "q", "r")
 TYPE_OF = {"p": APPARMOR, "q": SECCOMP, "r": SELINUX}
 
-entries = st.builds(
-    lambda revision, mode: f"{revision}/{mode}/aa",
-    st.sampled_from(["d1", "d2"]),
-    st.sampled_from(["enforce", "complain"]),
-)
+entries = st.sampled_from(["d1/enforce/aa", "d1/complain/aa", "d2/enforce/aa", "d2/complain/aa"])
 problems = st.builds(
     Problem,
     revision=st.sampled_from(["d1", "d2"]),
@@ -117,7 +113,7 @@ class World:
             return
         block = draw(st.sampled_from(BLOCKS))
         section = getattr(there.status, block) or Section()
-        held, told = dict(section.profiles), dict(section.problems)
+        held, told, changes = dict(section.profiles), dict(section.problems), dict[str, Any]()
         match draw(st.sampled_from(["entry", "problem", "no entry", "no problem", "facts", "section"])):
             case "entry":
                 held[profile] = draw(entries)
@@ -128,14 +124,12 @@ class World:
             case "no problem":
                 told.pop(profile, None)
             case "facts":
-                return self.reported(there, facts=draw(facts))
+                changes["facts"] = draw(facts)
             case _:
-                return self.reported(there, **{block: draw(st.sampled_from([None, Section()]))})
-        self.reported(there, **{block: Section(profiles=held, problems=told)})
-
-    def reported(self, there: ProfileNode, **changes: Any) -> None:
+                changes[block] = draw(st.sampled_from([None, Section()]))
+        changes = changes or {block: Section(profiles=held, problems=told)}
         status = msgspec.structs.replace(there.status, **changes)
-        self.reports[there.metadata.name] = msgspec.structs.replace(there, status=status)
+        self.reports[name] = msgspec.structs.replace(there, status=status)
 
     def profile(self, draw: Any) -> None:
         name = draw(st.sampled_from(PROFILES))
@@ -292,9 +286,12 @@ def test_only_what_changed_is_looked_at(monkeypatch: pytest.MonkeyPatch):
     world, rollouts = a_world(), Rollouts()
     looked(rollouts, world)
     asked: list[str] = []
-    monkeypatch.setattr(
-        "hauberk.operator.deltas.on_node", lambda _, seen: asked.append(seen.node.name) or None
-    )
+
+    def noted(wanted: RevisionSpec, seen: Seen) -> OnNode | None:
+        asked.append(seen.node.name)
+        return on_node(wanted, seen)
+
+    monkeypatch.setattr("hauberk.operator.deltas.on_node", noted)
     world.reports["n2"] = a_report("n2", p="d0/enforce/aa")
     looked(rollouts, world)
     assert asked == ["n2"]
