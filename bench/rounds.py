@@ -1,4 +1,4 @@
-"""`python -m bench.rounds`: what a round of the operator's loop takes, and its memory, with many nodes and profiles.
+"""`python -m bench.rounds`: what rounds of the operator take, and its memory, with many nodes and profiles.
 
 Without a cluster: reports and Nodes are made up and told to the loop as kopf would, and the API takes every
 write at once. So it is the loop alone that is measured; what a watch costs comes on top.

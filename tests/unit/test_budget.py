@@ -89,7 +89,7 @@ def status(code: int, reason: str, **details: Any) -> dict[str, Any]:
 
 
 def busy(seconds: str = "1", *, plain: bool = False) -> httpx2.Response:
-    """Return a 429 as API priority and fairness say it (plain text), or as an eviction's and etcd's limits do."""
+    """Return a 429: API priority and fairness say it in plain text, others with a Status."""
     headers = {"Retry-After": seconds} if seconds else {}
     if plain:
         return httpx2.Response(429, headers=headers, text="Too many requests, please try again later.")
