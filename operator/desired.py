@@ -217,4 +217,5 @@ def _settled(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
 
 def _held(profile: str, snapshot: Snapshot) -> set[str]:
     """Return the digest of what each node holds of a profile."""
-    return {section.profiles.get(profile, "").partition("/")[0] for _, section in snapshot.sections}
+    entries = {section.profiles.get(profile, "") for _, section in snapshot.sections}
+    return {entry.partition("/")[0] for entry in entries}
