@@ -285,4 +285,4 @@ def asked_to_wait(error: Exception) -> float | None:
     if not isinstance(error, httpx2.HTTPStatusError) or error.response.status_code != BUSY:
         return None
     told = error.response.headers.get("Retry-After", "")
-    return float(told) if told.isdecimal() else 1.0
+    return max(1.0, float(told)) if told.isdecimal() else 1.0

@@ -124,7 +124,7 @@ async def test_a_write_waits_as_long_as_it_is_asked_to_and_is_sent_again(plain: 
     assert all(1.0 <= one <= 1.5 for one in clock.slept)
 
 
-@pytest.mark.parametrize(("told", "seconds"), [("60", 60.0), ("", 1.0), ("soon", 1.0)])
+@pytest.mark.parametrize(("told", "seconds"), [("60", 60.0), ("", 1.0), ("0", 1.0), ("soon", 1.0)])
 async def test_what_would_wait_for_too_long_is_told_with_the_time_that_is_asked_for(
     told: str, seconds: float
 ):
