@@ -41,7 +41,8 @@ log = structlog.get_logger()
 LET_GO_SECONDS = 20.0
 # How often the authority of the admission's webhook is compared with the one that the API server trusts.
 TRUST_SECONDS = 5.0
-# In a round that takes longer, because of many writes, what is known is looked at again.
+# In a round that takes longer, because of many writes, what is known is looked at again: what was so as it
+# began would be written, and then written once more.
 FRESH_SECONDS = 0.5
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
 
@@ -131,17 +132,15 @@ class Controller(Loop[OperatorsCluster]):
         snapshot = self.snapshot()  # also while waiting: since when an agent is missing is seen here only
         if not self.leads():
             return
-        snapshot, taken = await self._looked_at(snapshot), self.clock()
-        moving = self.moving
-        self.moving = 0
+        snapshot = await self._looked_at(snapshot)
+        taken = self.clock()
+        moving, self.moving = self.moving, 0
 
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
-            if self.clock() - taken > FRESH_SECONDS:  # many writes take their time, and what is old by now
-                snapshot, taken = (
-                    await self._looked_at(self.snapshot()),
-                    self.clock(),
-                )  # would be written twice
+            if self.clock() - taken > FRESH_SECONDS:
+                snapshot = await self._looked_at(self.snapshot())
+                taken = self.clock()
             if profile := snapshot.profiles.get(name):
                 await self._keep_profile(name, profile, snapshot, moving)
 

@@ -142,9 +142,8 @@ def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:
     """Register the kinds that are watched."""
 
-    def seen(
-        plural: str, name: str, event: Any
-    ) -> None:  # the object as it was decoded: kopf's body is a view
+    def seen(plural: str, name: str, event: Any) -> None:
+        # The object as it was decoded: kopf's body is a view, from which it would be copied.
         loop.seen(plural, name, event["object"], deleted=event["type"] == "DELETED")
 
     for plural in _KINDS:
@@ -202,6 +201,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.client_timeout = 260
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
+    # As our own lists. If etcd forgets the rest within the seconds that it takes, kopf and this process end.
     settings.watching.chunk_size = PAGE
     # Each object has a task, which holds its last body until it ends: a thousand Nodes are some 70 MB.
     settings.queueing.idle_timeout = 0.2
