@@ -246,7 +246,7 @@ def _selected(name: str, selector: NodeSelector, current: Current, seen: Seen, r
     """Return whether a node is selected; None where only its labels would tell, and they can't be read."""
     if seen.nodes is not None:
         node: NodeView = seen.nodes[name]
-        return node.has_kernel and selector.matches(dict(node.labels))
+        return node.has_kernel and selector.matches(node.labels)
     if selector == NodeSelector():
         return True
     if current.wanted and current.wanted.placement.node_selector == selector and revision:

@@ -118,7 +118,7 @@ def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *
     def found(state: State, reason: str = "", message: str = "") -> OnNode:
         return OnNode(node.name, state, revision, mode, reason, message)
 
-    selected = node.has_kernel and wanted.placement.node_selector.matches(dict(node.labels))
+    selected = node.has_kernel and wanted.placement.node_selector.matches(node.labels)
     if not revision and (wanted.placement.withdrawn or not selected):
         return found(State.NOT_SELECTED, message="" if node.has_kernel else "no Linux kernel of its own")
     if current and not supports(current.status.facts, wanted.type):

@@ -34,3 +34,15 @@ class NodeFault(Fault):
 
 class ClusterFault(Fault):
     """The API or the cluster is at fault: temporary, retried with backoff and jitter."""
+
+
+class BusyFault(ClusterFault):
+    """The API server has no time for this process now: nothing else is asked of it meanwhile.
+
+    Attributes:
+        seconds: how long it asks to be left alone; 0 where it does not say.
+    """
+
+    def __init__(self, reason: Reason, message: str, seconds: float) -> None:
+        super().__init__(reason, message)
+        self.seconds = seconds

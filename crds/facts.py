@@ -19,11 +19,13 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 def supports(facts: Facts, profile_type: str) -> bool:
     """Return whether a node's kernel can hold profiles of a type: the others are `unsupported` there."""
-    return {
-        APPARMOR: facts.app_armor.enabled,
-        SELINUX: "selinux" in facts.lsms,
-        SECCOMP: facts.seccomp,
-    }[profile_type]
+    if profile_type == APPARMOR:
+        return facts.app_armor.enabled
+    if profile_type == SELINUX:
+        return "selinux" in facts.lsms
+    if profile_type == SECCOMP:
+        return facts.seccomp
+    raise KeyError(profile_type)
 
 
 def visible(facts: Facts) -> dict[str, Any]:

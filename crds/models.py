@@ -6,6 +6,8 @@ each field's meaning lives in the CRDs, where `kubectl explain` shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -59,14 +61,14 @@ class NodeSelector(Model, frozen=True, kw_only=True):
     match_labels: dict[str, str] = {}
     match_expressions: list[Requirement] = []
 
-    def matches(self, labels: dict[str, str]) -> bool:
+    def matches(self, labels: Mapping[str, str]) -> bool:
         """Return whether a node with `labels` is selected, by the rules of metav1.LabelSelector."""
         if any(labels.get(key) != value for key, value in self.match_labels.items()):
             return False
         return all(_holds(requirement, labels) for requirement in self.match_expressions)
 
 
-def _holds(requirement: Requirement, labels: dict[str, str]) -> bool:
+def _holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
     match requirement.operator:
         case "In":
             return labels.get(requirement.key) in requirement.values
@@ -112,8 +114,8 @@ class Template(Model, frozen=True, kw_only=True):
     values: dict[str, Any] = {}
 
 
-class ProfileSpec(Model, frozen=True, kw_only=True):
-    """What the user wants."""
+class ProfileSpec(Model, frozen=True, kw_only=True, dict=True):
+    """What the user wants. With a dict, for what is made of it once."""
 
     type: str
     app_armor: AppArmor | None = None
@@ -152,7 +154,7 @@ class ProfileSpec(Model, frozen=True, kw_only=True):
         """Return the SecurityProfiles that an SELinux module is made of."""
         return self.selinux.requires if self.selinux else []
 
-    @property
+    @cached_property
     def content_digest(self) -> str:
         """Return the digest that names the content which is asked for, and so its revision."""
         return digest(
@@ -415,7 +417,11 @@ class NodeStatus(Model, frozen=True, kw_only=True):
 
     def section(self, profile_type: str) -> Section | None:
         """Return what the backend for a type of profile reported; None where none runs."""
-        return self.sections.get(profile_type)
+        if profile_type == APPARMOR:  # asked for each profile on each node: no dict is made for it
+            return self.app_armor
+        if profile_type == SELINUX:
+            return self.selinux
+        return self.seccomp if profile_type == SECCOMP else None
 
     def held(self, profile: str, profile_type: str) -> tuple[str, str]:
         """Return the content digest and the mode of a profile, as they were read back; empty for none."""

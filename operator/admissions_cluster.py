@@ -41,24 +41,30 @@ class AdmissionsCluster(Cluster):
     async def _write(self, write: Write) -> bool:
         match write:
             case CreateRevision(revision):
-                await self.client.create(Revisions(**encode(revision)), field_manager=self.name)
+                await self._create(revision)
             case Place(name, placement):
                 # Replaced as a whole: a merge would keep the labels of an earlier selector.
                 change = [{"op": "replace", "path": "/spec/placement", "value": encode(placement)}]
-                await self.client.patch(Revisions, name, change, patch_type=PatchType.JSON)
+                await self.sent(lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.JSON))
             case Extend():
                 await self._extend(write)
             case DeleteRevision(name):
-                await self.client.delete(Revisions, name)
+                await self._delete(name)
             case Collect(revision):
                 if await self._is_gone(revision):
-                    await self.client.delete(Revisions, revision.metadata.name)
+                    await self._delete(revision.metadata.name)
             case Entomb(tombstone):
                 if await self._is_gone(tombstone, or_going=True):
-                    await self.client.create(Revisions(**encode(tombstone)), field_manager=self.name)
+                    await self._create(tombstone)
             case _:
                 return await super()._write(write)
         return True
+
+    async def _create(self, revision: ProfileRevision) -> None:
+        await self.sent(lambda: self.client.create(Revisions(**encode(revision)), field_manager=self.name))
+
+    async def _delete(self, revision: str) -> None:
+        await self.sent(lambda: self.client.delete(Revisions, revision))
 
     async def _is_gone(self, revision: ProfileRevision, *, or_going: bool = False) -> bool:
         """Return whether a SecurityProfile was deleted, or is being so, as the API server knows it now.
@@ -87,7 +93,7 @@ class AdmissionsCluster(Cluster):
             },
         }
         name = write.revision.metadata.name
-        await self.client.patch(Revisions, name, change, patch_type=PatchType.MERGE)
+        await self.sent(lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.MERGE))
 
     async def write_acceptance(self, name: str, condition: Condition) -> None:
         """Write what is said of a profile's text, and nothing else of its status.
@@ -123,8 +129,10 @@ class AdmissionsCluster(Cluster):
             "data": {name: base64.b64encode(value).decode() for name, value in data.items()},
         }
         try:
-            await self.client.patch(
-                Secret, ADMISSION, change, namespace=self.namespace, patch_type=PatchType.MERGE
+            await self.sent(
+                lambda: self.client.patch(
+                    Secret, ADMISSION, change, namespace=self.namespace, patch_type=PatchType.MERGE
+                )
             )
         except ApiError as error:
             if error.status.code == CONFLICT:
@@ -144,12 +152,14 @@ class AdmissionsCluster(Cluster):
             shown = await self.client.get(ConfigMap, ADMISSION_AUTHORITY, namespace=self.namespace)
             if (shown.data or {}).get("ca.crt") != certificates.decode():
                 change = {"data": {"ca.crt": certificates.decode()}}
-                await self.client.patch(
-                    ConfigMap,
-                    ADMISSION_AUTHORITY,
-                    change,
-                    namespace=self.namespace,
-                    patch_type=PatchType.MERGE,
+                await self.sent(
+                    lambda: self.client.patch(
+                        ConfigMap,
+                        ADMISSION_AUTHORITY,
+                        change,
+                        namespace=self.namespace,
+                        patch_type=PatchType.MERGE,
+                    )
                 )
         except (httpx2.HTTPError, OSError) as error:
             raise fault("the admission's authority can't be shown", error) from error

@@ -1,11 +1,13 @@
 """Turns what the nodes report into a SecurityProfile's status. Pure; the rim gives it the time.
 
-Called by `controller` after every change; the result is written only where it differs from what is there.
+Called by `controller` for a profile of which something changed; the result is written only where it differs
+from what is there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,14 +19,12 @@ from ..crds.models import (
     Counts,
     Failure,
     ProfileStatus,
-    RevisionSpec,
     SecurityProfile,
     Summary,
 )
 from ..crds.names import APPARMOR, SECCOMP, SELINUX, seccomp_reference, security_module
 from ..crds.reasons import NodeState, Reason
-from .rollout import OnNode, nodes_still_holding, on_nodes
-from .snapshot import Snapshot
+from .rollout import OnNode, Rollout
 
 FAILURES = 10
 # What the operator says. `Accepted` is the admission's.
@@ -48,18 +48,19 @@ def own(status: ProfileStatus) -> ProfileStatus:
     return msgspec.structs.replace(status, conditions=[by[kind] for kind in TYPES if kind in by])
 
 
-def aggregate(profile: SecurityProfile, snapshot: Snapshot) -> ProfileStatus:
-    """Return the status that the profile should have now, but for the condition Accepted."""
-    revisions = snapshot.revisions_of(profile)
-    wanted = revisions[0].spec if revisions else None
-    states = on_nodes(wanted, snapshot) if wanted else []
+def aggregate(profile: SecurityProfile, rollout: Rollout, now: datetime) -> ProfileStatus:
+    """Return the status that the profile should have now, but for the condition Accepted.
+
+    `now` is the time of a condition that changes.
+    """
+    wanted, states = rollout.wanted, rollout.states
     counts = count(states)
     texts = wanted.content.texts if wanted else []
     names = list(dict.fromkeys(name for text in texts for name in text.names))
     if profile.spec.type == SECCOMP and wanted:
         names = [seccomp_reference(profile.metadata.name)]
     reference = reference_name(profile, names)
-    ready = _ready(profile, wanted, counts, states, snapshot)
+    ready = _ready(profile, rollout, counts)
     return ProfileStatus(
         observed_generation=profile.metadata.generation,
         revision=wanted.content.digest if wanted else "",
@@ -72,7 +73,7 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot) -> ProfileStatus:
             status=ready.reason,
             reference=reference,
         ),
-        failures=_failures(states, snapshot),
+        failures=_failures(rollout),
         conditions=_conditions(
             profile,
             {
@@ -81,12 +82,12 @@ def aggregate(profile: SecurityProfile, snapshot: Snapshot) -> ProfileStatus:
                 "Reconciling": _reconciling(ready),
                 "Stalled": _stalled(ready),
             },
-            snapshot.now,
+            now,
         ),
     )
 
 
-def count(states: list[OnNode]) -> Counts:
+def count(states: Sequence[OnNode]) -> Counts:
     """Return how many nodes are in each state; those without the LSM are not targeted."""
     by = Counter(one.state for one in states)
     return Counts(
@@ -126,15 +127,10 @@ def _reference(profile_type: str, name: str) -> dict[str, Any]:
     return {field: {"type": "Localhost", "localhostProfile": name}}
 
 
-def _ready(
-    profile: SecurityProfile,
-    wanted: RevisionSpec | None,
-    counts: Counts,
-    states: list[OnNode],
-    snapshot: Snapshot,
-) -> _Verdict:
+def _ready(profile: SecurityProfile, rollout: Rollout, counts: Counts) -> _Verdict:
     if profile.metadata.deletion_timestamp:
-        return _terminating(profile, snapshot)
+        return _terminating(profile, rollout.holding)
+    wanted = rollout.wanted
     accepted = next((one for one in profile.status.conditions if one.type == "Accepted"), None)
     if accepted is None or accepted.observed_generation != profile.metadata.generation:
         return _Verdict("False", Reason.UPDATING, "the policy is being checked")
@@ -145,11 +141,10 @@ def _ready(
         if profile.spec.suspend and (wanted is None or wanted.placement.suspend):
             return _Verdict("False", Reason.SUSPENDED, "spec.suspend holds the new policy back")
         return _Verdict("False", Reason.UPDATING, "what was asked for is being published")
-    return _nodes_ready(profile.spec.type, counts, states)
+    return _nodes_ready(profile.spec.type, counts, rollout.states)
 
 
-def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
-    holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
+def _terminating(profile: SecurityProfile, holding: Mapping[str, str]) -> _Verdict:
     if used := {node: why for node, why in holding.items() if why}:
         told = "; ".join(f"{node}: {why}" for node, why in list(used.items())[:3])
         what = _USERS[profile.spec.type]
@@ -157,7 +152,7 @@ def _terminating(profile: SecurityProfile, snapshot: Snapshot) -> _Verdict:
     return _Verdict("False", Reason.TERMINATING, f"{_nodes(len(holding))} still to unload the profile")
 
 
-def _nodes_ready(profile_type: str, counts: Counts, states: list[OnNode]) -> _Verdict:
+def _nodes_ready(profile_type: str, counts: Counts, states: Sequence[OnNode]) -> _Verdict:
     of = f"of {_nodes(counts.targeted)}"
     if counts.targeted == 0:
         module = security_module(profile_type)
@@ -204,7 +199,7 @@ def _conditions(profile: SecurityProfile, verdicts: dict[str, _Verdict], time: d
     ]
 
 
-def _available(states: list[OnNode], counts: Counts, *, published: bool) -> _Verdict:
+def _available(states: Sequence[OnNode], counts: Counts, *, published: bool) -> _Verdict:
     """Return whether a pod could start somewhere: an older revision that stays loaded counts."""
     if not published:
         return _Verdict("False", Reason.NOT_VERIFIED, "nothing was published for the nodes to load")
@@ -236,21 +231,20 @@ def _stalled(ready: _Verdict) -> _Verdict:
     return _Verdict("True", ready.reason, ready.message)
 
 
-def _failures(states: list[OnNode], snapshot: Snapshot) -> list[Failure]:
+def _failures(rollout: Rollout) -> list[Failure]:
     """Return at most ten troubles, worst first, and after them the remarks on nodes that are ready."""
-    told = sorted((one for one in states if one.failure), key=lambda one: (one.state, one.node))
+    told = sorted((one for one in rollout.states if one.failure), key=lambda one: (one.state, one.node))
     failures = [one.failure for one in told if one.failure]
-    failures += _shared_kernels(states, snapshot)
+    failures += _shared_kernels(rollout)
     return failures[:FAILURES]
 
 
-def _shared_kernels(states: list[OnNode], snapshot: Snapshot) -> list[Failure]:
-    """Return a remark for each node that shares its kernel with another, as kind's nodes do."""
-    boots: dict[str, list[str]] = {}
-    for one in states:
-        report = snapshot.reports.get(one.node)
-        if report and report.status.boot_id:
-            boots.setdefault(report.status.boot_id, []).append(one.node)
+def _shared_kernels(rollout: Rollout) -> list[Failure]:
+    """Return a remark for each of the profile's nodes that shares its kernel with another of them."""
+    if not rollout.shared_kernels:
+        return []
+    there = {one.node for one in rollout.states}
+    together = [[node for node in nodes if node in there] for nodes in rollout.shared_kernels]
     return [
         Failure(
             node=node,
@@ -258,7 +252,7 @@ def _shared_kernels(states: list[OnNode], snapshot: Snapshot) -> list[Failure]:
             message=f"runs on the same kernel as {', '.join(other for other in nodes if other != node)}: "
             "what one loads or unloads, the other does too",
         )
-        for nodes in boots.values()
+        for nodes in sorted(together)
         if len(nodes) > 1
         for node in nodes
     ]

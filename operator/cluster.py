@@ -6,23 +6,22 @@ what changes after a list arrives through kopf's watches in `handlers`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
-import msgspec
 from lightkube import ApiError, AsyncClient
-from lightkube.generic_resource import create_global_resource
+from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 from lightkube.models.coordination_v1 import LeaseSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import Node, Pod
 from lightkube.types import PatchType
 
-from ..crds.errors import ClusterFault
+from ..crds.errors import BusyFault, ClusterFault
 from ..crds.names import (
     AGENT_COMPONENT,
     API_VERSION,
@@ -34,6 +33,7 @@ from ..crds.names import (
     VERSION,
 )
 from ..crds.reasons import Reason
+from .budget import Budget
 from .snapshot import Store
 from .writes import Write
 
@@ -41,15 +41,26 @@ Profiles = create_global_resource(GROUP, VERSION, "SecurityProfile", SECURITY_PR
 _ProfilesStatus = Profiles.Status
 Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
+# As they come, not as lightkube's types: of a Node's hundred fields four are read.
+_Nodes = create_global_resource("", "v1", "Node", "nodes")
+_Pods = create_namespaced_resource("", "v1", "Pod", "pods")
 
-FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT, BUSY = 403, 404, 409, 429
+# A thousand Nodes are some 15 MB of JSON, and five times that as objects: never all at once. Where the API
+# server has forgotten the rest of a list meanwhile (410), that can't be read, and `loop` begins it again.
+PAGE = 100
+# A write is tried again for so long where the API server is busy: who sends it must still be the one who
+# leads (`election`), so what takes longer is decided on anew.
+BUSY_SECONDS = 4.0
+
+T = TypeVar("T")
 
 # The kinds that are kept in memory, by the plural names that kopf uses as well.
 _LISTED: dict[str, Any] = {
     SECURITY_PROFILES: Profiles,
     PROFILE_REVISIONS: Revisions,
     PROFILE_NODES: _ProfileNodes,
-    "nodes": Node,
+    "nodes": _Nodes,
 }
 
 
@@ -78,11 +89,13 @@ class Cluster:
         client: with the process's own token.
         namespace: that Hauberk runs in.
         name: of the process, which is that of its Deployment and its Lease, and signs what it writes.
+        budget: how many writes it may send.
     """
 
     client: AsyncClient
     namespace: str
     name: str
+    budget: Budget = field(default_factory=Budget)
 
     async def listing(self, plural: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the objects of a kind as decoded JSON; of pods only the agents'.
@@ -93,13 +106,16 @@ class Cluster:
         try:
             if plural == "pods":
                 pods = self.client.list(
-                    Pod, namespace=self.namespace, labels={LABEL_COMPONENT: AGENT_COMPONENT}
+                    _Pods,
+                    namespace=self.namespace,
+                    labels={LABEL_COMPONENT: AGENT_COMPONENT},
+                    chunk_size=PAGE,
                 )
                 async for pod in pods:
-                    yield msgspec.to_builtins(pod)
+                    yield pod
                 return
-            async for body in self.client.list(_LISTED[plural]):
-                yield body if isinstance(body, dict) else msgspec.to_builtins(body)
+            async for body in self.client.list(_LISTED[plural], chunk_size=PAGE):
+                yield body
         except (httpx2.HTTPError, OSError) as error:
             raise fault(f"{plural} can't be listed", error) from error
 
@@ -124,6 +140,28 @@ class Cluster:
         """Do one of the writes that are this process's; return whether it was done."""
         raise NotImplementedError(write)
 
+    async def sent(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Send a write once the budget has it; return what the API answered.
+
+        One for which the API server has no time (429) is sent again when it says, or a little later, so that
+        not all who were told so come back at once. Leases are not written by this.
+
+        Raises:
+            httpx2.HTTPError, OSError: as the request does; what is busy for too long is that as well.
+        """
+        waited = 0.0
+        while True:
+            await self.budget.spend()
+            try:
+                return await request()
+            except httpx2.HTTPStatusError as error:
+                asked = asked_to_wait(error)
+                wait = (asked or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311
+                if asked is None or waited + wait > BUSY_SECONDS:
+                    raise
+            waited += wait
+            await self.budget.sleep(wait)
+
     async def apply_status(self, name: str, status: dict[str, Any]) -> None:
         """Write the part of a profile's status that is this process's: what it does not name is another's.
 
@@ -137,13 +175,15 @@ class Cluster:
             "status": status,
         }
         try:
-            await self.client.patch(
-                _ProfilesStatus,
-                name,
-                applied,
-                patch_type=PatchType.APPLY,
-                field_manager=self.name,
-                force=True,
+            await self.sent(
+                lambda: self.client.patch(
+                    _ProfilesStatus,
+                    name,
+                    applied,
+                    patch_type=PatchType.APPLY,
+                    field_manager=self.name,
+                    force=True,
+                )
             )
         except ApiError as error:
             if error.status.code != NOT_FOUND:
@@ -231,4 +271,18 @@ class Cluster:
 def fault(what: str, error: Exception) -> ClusterFault:
     """Return what to tell of a request that failed."""
     why = error.status.message if isinstance(error, ApiError) else f"{type(error).__name__} {error}"
+    seconds = asked_to_wait(error)
+    if seconds is not None:
+        return BusyFault(Reason.PROGRESSING, f"{what}: {why}", seconds)
     return ClusterFault(Reason.PROGRESSING, f"{what}: {why}")
+
+
+def asked_to_wait(error: Exception) -> float | None:
+    """Return for how many seconds an API server that is busy asks to wait; None where it is not.
+
+    The header is there whoever refused: API priority and fairness answer in plain text, without a Status.
+    """
+    if not isinstance(error, httpx2.HTTPStatusError) or error.response.status_code != BUSY:
+        return None
+    told = error.response.headers.get("Retry-After", "")
+    return max(1.0, float(told)) if told.isdecimal() else 1.0

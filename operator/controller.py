@@ -18,17 +18,20 @@ import msgspec
 import structlog
 import tenacity
 
-from ..crds.errors import ClusterFault
+from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from . import drift
 from .agents import OnNodes, Settings, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
+from .deltas import Rollouts
 from .finalizers import finalizers
 from .loop import RETRY_SECONDS, Loop
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
+from .pace import Written, due, is_progress, written
+from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
 from .writes import RemoveFinalizer
 
@@ -38,7 +41,12 @@ log = structlog.get_logger()
 LET_GO_SECONDS = 20.0
 # How often the authority of the admission's webhook is compared with the one that the API server trusts.
 TRUST_SECONDS = 5.0
+# In a round that takes longer, because of many writes, what is known is looked at again: what was so as it
+# began would be written, and then written once more.
+FRESH_SECONDS = 0.5
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
+
+Made = tuple[SecurityProfile, Rollout, ProfileStatus]
 
 
 @dataclass
@@ -48,11 +56,19 @@ class Controller(Loop[OperatorsCluster]):
     Attributes:
         pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
         on_nodes: what an administrator set for the agents.
+        rollouts: what the profiles are on the nodes.
+        made: what a status should be, and what it was made of.
+        written: the last write of each status.
+        moving: how many profiles had progress to tell in the last round.
     """
 
     pod: str = ""
     on_nodes: OnNodes = field(default_factory=OnNodes)
     settings: Settings | None = None
+    rollouts: Rollouts = field(default_factory=Rollouts)
+    made: dict[str, Made] = field(default_factory=dict[str, "Made"])
+    written: dict[str, Written] = field(default_factory=dict[str, Written])
+    moving: int = 0
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
@@ -116,35 +132,72 @@ class Controller(Loop[OperatorsCluster]):
         snapshot = self.snapshot()  # also while waiting: since when an agent is missing is seen here only
         if not self.leads():
             return
-        await self.look_at_store()
-        snapshot = dataclasses.replace(snapshot, store=self.store)
-        faults = await self.keep_each(
-            snapshot.profiles, lambda name, profile: self._keep_profile(name, profile, snapshot)
-        )
+        snapshot = await self._looked_at(snapshot)
+        taken = self.clock()
+        moving, self.moving = self.moving, 0
+
+        async def keep(name: str, _: SecurityProfile) -> None:
+            nonlocal snapshot, taken
+            if self.clock() - taken > FRESH_SECONDS:
+                snapshot = await self._looked_at(self.snapshot())
+                taken = self.clock()
+            if profile := snapshot.profiles.get(name):
+                await self._keep_profile(name, profile, snapshot, moving)
+
+        faults = await self.keep_each(snapshot.profiles, keep)
         if faults is None:
             return
+        self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
+        self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         try:
             await self._tell_repairs(snapshot)
+        except BusyFault:
+            raise
         except ClusterFault as fault:
             faults.append(fault)
-        for write in node_labels(snapshot):
-            try:
-                await self.carry_out([write])
-            except ClusterFault as fault:  # a node that takes no label holds no other up
-                faults.append(fault)
+        await self.let_others()
+        faults += await self.carry_out_each(node_labels(snapshot))
         await self._keep_daemonsets()
         if faults:
             raise faults[0]
 
-    async def _keep_profile(self, name: str, profile: SecurityProfile, snapshot: Snapshot) -> None:
+    async def _looked_at(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot with the store as it is now, and have the rollouts be of it.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        await self.look_at_store()
+        snapshot = dataclasses.replace(snapshot, store=self.store)
+        for _ in self.rollouts.look(snapshot):
+            await self.let_others()
+        return snapshot
+
+    async def _keep_profile(
+        self, name: str, profile: SecurityProfile, snapshot: Snapshot, moving: int
+    ) -> None:
         leaving = profile.metadata.deletion_timestamp is not None
-        status = aggregate(profile, snapshot)
+        rollout = self.rollouts.of(profile, snapshot)
+        status = self._status(name, profile, rollout, snapshot.now)
         if not leaving:  # publishing waits for the finalizer
-            await self.carry_out(finalizers(profile, snapshot))
-        if status != own(profile.status):
-            await self._write_status(name, profile, status)
+            await self.carry_out(finalizers(profile, snapshot, rollout))
+        if status != (before := own(profile.status)):
+            last = self.written.get(name)
+            self.moving += is_progress(before, status)
+            if (at := due(before, status, last, moving)) > self.clock():
+                self.wake_by(at)
+            else:
+                await self._write_status(name, profile, status)
+                self.written[name] = written(before, status, last, self.clock())
         if leaving:  # what is to go is not called Ready before it goes
-            await self.carry_out(finalizers(profile, snapshot))
+            await self.carry_out(finalizers(profile, snapshot, rollout))
+
+    def _status(self, name: str, profile: SecurityProfile, rollout: Rollout, now: datetime) -> ProfileStatus:
+        """Return what a status should be; that of a profile of which nothing changed is not made again."""
+        made = self.made.get(name)
+        if made is None or made[0] is not profile or made[1] is not rollout:
+            made = self.made[name] = (profile, rollout, aggregate(profile, rollout, now))
+        return made[2]
 
     async def _tell_repairs(self, snapshot: Snapshot) -> None:
         """Record an Event for what agents repaired; what they told before this operator started is old."""

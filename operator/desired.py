@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from ..crds.models import Placement, ProfileRevision, RevisionSpec, Section, SecurityProfile
+from ..crds.models import Placement, ProfileRevision, RevisionSpec, SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..profiles.check import Accepted
 from .publish import (
@@ -145,7 +145,7 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
         if not profile.metadata.deletion_timestamp or profile.metadata.uid in speaking
     }
     needed: dict[str, ProfileRevision] = {}
-    for profile_type, section in _sections(snapshot):
+    for profile_type, section in snapshot.sections:
         for profile, orphan in section.orphans.items():
             if orphan.installation and orphan.installation == snapshot.store.installation:
                 stone = tombstone(profile, profile_type, orphan)
@@ -168,13 +168,8 @@ def tombstones(snapshot: Snapshot) -> list[Write]:
 def _held_unpublished(stone: RevisionSpec, contents: set[tuple[str, str]], snapshot: Snapshot) -> bool:
     """Return whether a node holds content of a tombstone's profile that no revision carries any more."""
     profile = stone.profile
-    held = (section.profiles.get(profile) for kind, section in _sections(snapshot) if kind == stone.type)
+    held = (section.profiles.get(profile) for kind, section in snapshot.sections if kind == stone.type)
     return any(entry is not None and (profile, entry.partition("/")[0]) not in contents for entry in held)
-
-
-def _sections(snapshot: Snapshot) -> list[tuple[str, Section]]:
-    """Return what each backend of each node reported, with the type of its profiles."""
-    return [pair for one in snapshot.reports.values() for pair in one.status.sections.items()]
 
 
 def collected(snapshot: Snapshot) -> list[Write]:
@@ -222,4 +217,5 @@ def _settled(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
 
 def _held(profile: str, snapshot: Snapshot) -> set[str]:
     """Return the digest of what each node holds of a profile."""
-    return {section.profiles.get(profile, "").partition("/")[0] for _, section in _sections(snapshot)}
+    entries = {section.profiles.get(profile, "") for _, section in snapshot.sections}
+    return {entry.partition("/")[0] for entry in entries}

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from ..crds.models import SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE
-from .rollout import nodes_still_holding
+from .rollout import Rollout
 from .snapshot import Snapshot
 from .writes import AddFinalizer, RemoveFinalizer
 
 
-def finalizers(profile: SecurityProfile, snapshot: Snapshot) -> list[AddFinalizer | RemoveFinalizer]:
-    """Return the write that is left to do for a profile's finalizer; at most one."""
+def finalizers(
+    profile: SecurityProfile, snapshot: Snapshot, rollout: Rollout
+) -> list[AddFinalizer | RemoveFinalizer]:
+    """Return the write that is left to do for a profile's finalizer; at most one.
+
+    `rollout` is the profile's in that snapshot.
+    """
     there = FINALIZER in profile.metadata.finalizers
     if not profile.metadata.deletion_timestamp:
         # What a node loads must not outlive its object unseen.
@@ -24,8 +29,7 @@ def finalizers(profile: SecurityProfile, snapshot: Snapshot) -> list[AddFinalize
     if snapshot.store.terminating:
         # Nobody deleted this profile: all of Hauberk's kinds go away. What the nodes hold they keep.
         return [RemoveFinalizer(profile)]
-    holding = nodes_still_holding(profile.metadata.name, profile.spec.type, snapshot)
-    if holding or not _withdrawn(profile, snapshot):
+    if rollout.holding or not _withdrawn(profile, snapshot):
         return []
     return [RemoveFinalizer(profile, once_withdrawn=True)]
 

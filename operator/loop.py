@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -18,11 +19,12 @@ import msgspec
 import structlog
 import tenacity
 
-from ..crds.errors import ClusterFault
+from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile, decode
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from .cluster import Cluster
+from .sharing import Sharing
 from .snapshot import AgentView, NodeView, Store, agent_view, node_view
 from .writes import Write, object_of
 
@@ -32,6 +34,12 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
+# A round is followed by a pause of so many times what it took, but not of more seconds than these: while
+# events pour in, the loop takes a quarter of the time, and decides on what they come to. After a quiet time
+# the first one is decided on at once.
+PAUSE = (3.0, 1.0)
+# Nothing goes on for longer without the others' turn: the watches', the Lease's.
+TURN_SECONDS = 0.01
 # A kind that was just made is served at once, and is in the API's list of kinds soon after.
 DISCOVERY_SECONDS = 2.0
 
@@ -47,6 +55,8 @@ class Loop(Generic[C]):
         cluster: the API.
         leads: whether this process writes, or knows all and waits.
         ready: whether everything was read once.
+        clock: seconds that only go forward.
+        due: when to decide again even if nothing happens until then, by that clock.
         died: what ended the loop, where something did.
     """
 
@@ -59,6 +69,10 @@ class Loop(Generic[C]):
     pods: dict[str, AgentView] = field(default_factory=dict[str, AgentView])
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     store: Store = field(default_factory=Store)
+    sharing: Sharing = field(default_factory=Sharing)
+    clock: Callable[[], float] = time.monotonic
+    due: float = math.inf
+    turn_began: float = 0.0
     looked_at: float = 0.0
     deleted: set[str] = field(default_factory=set[str])
     ready: bool = False
@@ -111,7 +125,8 @@ class Loop(Generic[C]):
         Raises:
             msgspec.ValidationError: it does not have its kind's shape.
         """
-        return _READ[plural](body)
+        model = _READ[plural](body)
+        return self.sharing.shared(model) if isinstance(model, ProfileNode) else model
 
     def _memory(self) -> dict[str, dict[str, Any]]:
         return {
@@ -164,9 +179,11 @@ class Loop(Generic[C]):
                 present.add(name)
                 if name not in store:  # else a watch told of it, and of something newer
                     self.seen(plural, name, body, deleted=False)
+                await self.let_others()
             for name in before.keys() - present:
                 if store.get(name) is before[name]:  # else a watch told of it while the list was read
                     self.seen(plural, name, {}, deleted=True)
+        self.sharing.forget(self.reports.values())
 
     async def _relist_now_and_then(self) -> None:
         while True:
@@ -176,13 +193,34 @@ class Loop(Generic[C]):
     async def _reconcile_forever(self) -> None:
         while True:
             self.wake.clear()
+            self.due, began = math.inf, time.thread_time()
             await self.until_done("write", self.reconcile)
+            await asyncio.sleep(pause_after(time.thread_time() - began))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(min(TICK_SECONDS, max(0.0, self.due - self.clock()))):
                     await self.wake.wait()
 
+    def wake_by(self, due: float) -> None:
+        """Decide again at a time of `clock`, if nothing happens before."""
+        self.due = min(self.due, due)
+
+    async def let_others(self) -> None:
+        """Let others have their turn where this one has had it for long."""
+        if time.perf_counter() - self.turn_began > TURN_SECONDS:
+            await asyncio.sleep(0)
+            self.turn_began = time.perf_counter()
+
     async def until_done(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something that needs the API, as often as it takes, with backoff and full jitter."""
+        """Do something that needs the API, as often as it takes, with backoff and full jitter.
+
+        Where the API server asks for time it gets that at least.
+        """
+        backoff = tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1])
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.seconds * random.uniform(1.0, 1.5) if isinstance(error, BusyFault) else 0.0  # noqa: S311
+            return max(asked, backoff(state))
 
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -190,9 +228,7 @@ class Loop(Generic[C]):
             log.warning("will try again", what=what, message=message, failures=state.attempt_number)
 
         async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(ClusterFault),
-            wait=tenacity.wait_random_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1]),
-            before_sleep=told,
+            retry=tenacity.retry_if_exception_type(ClusterFault), wait=wait, before_sleep=told
         ):
             with attempt:
                 await work()
@@ -221,13 +257,19 @@ class Loop(Generic[C]):
         """Do something for each profile; return what the API did not take, None where another leads by now.
 
         What the API refuses one profile must not hold up the others, nor must a bug.
+
+        Raises:
+            BusyFault: the API server has no time, for the others neither.
         """
         faults: list[ClusterFault] = []
         for name, profile in sorted(profiles.items()):
             if not self.leads():
                 return None
+            await self.let_others()
             try:
                 await keep(name, profile)
+            except BusyFault:
+                raise
             except ClusterFault as fault:
                 faults.append(fault)
             except Exception:
@@ -244,6 +286,27 @@ class Loop(Generic[C]):
             log.info("write", what=type(write).__name__, object=object_of(write))
             if not await self.cluster.carry_out(write):
                 return
+
+    async def carry_out_each(self, writes: Iterable[Write]) -> list[ClusterFault]:
+        """Do writes that have nothing to do with each other; return what the API did not take.
+
+        Raises:
+            BusyFault: the API server has no time, for the others neither.
+        """
+        faults: list[ClusterFault] = []
+        for write in writes:
+            try:
+                await self.carry_out([write])
+            except BusyFault:
+                raise
+            except ClusterFault as fault:
+                faults.append(fault)
+        return faults
+
+
+def pause_after(busy: float) -> float:
+    """Return how many seconds to leave to others after a round that took so many of the processor."""
+    return min(PAUSE[0] * busy, PAUSE[1])
 
 
 _READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {

@@ -47,9 +47,8 @@ class OperatorsCluster(Cluster):
                 await self._finalizers(profile, there=False)
             case LabelNode(node, labels):
                 # As long as the node is there at all: it may have gone meanwhile.
-                await self.client.patch(
-                    Node, node, {"metadata": {"labels": dict(labels)}}, patch_type=PatchType.MERGE
-                )
+                change = {"metadata": {"labels": dict(labels)}}
+                await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
             case _:
                 return await super()._write(write)
         return True
@@ -70,9 +69,8 @@ class OperatorsCluster(Cluster):
         own = [FINALIZER] if there else []
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.
         metadata = {"finalizers": others + own, "resourceVersion": profile.metadata.resource_version}
-        await self.client.patch(
-            Profiles, profile.metadata.name, {"metadata": metadata}, patch_type=PatchType.MERGE
-        )
+        change, name = {"metadata": metadata}, profile.metadata.name
+        await self.sent(lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE))
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         """Write a profile's status, but for what the admission says of its text.
@@ -111,7 +109,7 @@ class OperatorsCluster(Cluster):
             count=1,
         )
         try:
-            await self.client.create(event)
+            await self.sent(lambda: self.client.create(event))
         except (httpx2.HTTPError, OSError) as error:
             raise fault("an Event was not recorded", error) from error
 
@@ -161,14 +159,16 @@ class OperatorsCluster(Cluster):
             ClusterFault: the API did not take it.
         """
         try:
-            applied = await self.client.patch(
-                DaemonSet,
-                name,
-                manifest,
-                namespace=self.namespace,
-                patch_type=PatchType.APPLY,
-                field_manager=FIELD_MANAGER,
-                force=True,
+            applied = await self.sent(
+                lambda: self.client.patch(
+                    DaemonSet,
+                    name,
+                    manifest,
+                    namespace=self.namespace,
+                    patch_type=PatchType.APPLY,
+                    field_manager=FIELD_MANAGER,
+                    force=True,
+                )
             )
         except (httpx2.HTTPError, OSError) as error:
             raise fault(f"the DaemonSet {name} was not applied", error) from error
@@ -205,8 +205,11 @@ class OperatorsCluster(Cluster):
             # As it was read, or not at all: its webhooks are told apart by where they stand.
             version = there.metadata.resourceVersion if there.metadata else None
             as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
-            await self.client.patch(
-                ValidatingWebhookConfiguration, ADMISSION, [as_read, *changes], patch_type=PatchType.JSON
+            patch = [as_read, *changes]
+            await self.sent(
+                lambda: self.client.patch(
+                    ValidatingWebhookConfiguration, ADMISSION, patch, patch_type=PatchType.JSON
+                )
             )
         except (httpx2.HTTPError, OSError) as error:
             raise fault("the configuration of the webhook can't be kept", error) from error

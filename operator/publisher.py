@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
-from ..crds.errors import ClusterFault, Fault
+from ..crds.errors import Fault
 from ..crds.models import Facts, SecurityProfile
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from .acceptance import acceptance, said
@@ -79,11 +79,7 @@ class Publisher(Loop[AdmissionsCluster]):
         )
         if faults is None:
             return
-        for write in collected(snapshot) + tombstones(snapshot):
-            try:
-                await self.carry_out([write])
-            except ClusterFault as fault:
-                faults.append(fault)
+        faults += await self.carry_out_each(collected(snapshot) + tombstones(snapshot))
         if faults:
             raise faults[0]
 

@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from ..crds.facts import facts_key
-from ..crds.models import Facts, ProfileNode, ProfileRevision, SecurityProfile
+from ..crds.models import Facts, ProfileNode, ProfileRevision, Section, SecurityProfile
 from ..crds.names import TYPES
 from ..crds.nodes import has_kernel
+from .sharing import interned
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class NodeView:
     ready_since: datetime
     boot_id: str
 
-    @property
+    @cached_property
     def has_kernel(self) -> bool:
         """Return whether it is a Linux node with a kernel that an agent can reach."""
         return has_kernel(self.labels)
@@ -93,10 +94,27 @@ class Snapshot:
         Templates are rendered for these.
         """
         found: dict[str, dict[str, Facts]] = {one: {} for one in TYPES}
+        keys: dict[int, str] = {}  # nodes that are alike share their facts' object: see `sharing`
         for _, report in sorted(self.reports.items()):
+            facts = report.status.facts
+            key = keys.get(id(facts)) or keys.setdefault(id(facts), facts_key(facts))
             for profile_type in report.status.sections:
-                found[profile_type][facts_key(report.status.facts)] = report.status.facts
+                found[profile_type][key] = facts
         return found
+
+    @cached_property
+    def sections(self) -> list[tuple[str, Section]]:
+        """Return what each backend of each node reported, with the type of its profiles."""
+        return [pair for one in self.reports.values() for pair in one.status.sections.items()]
+
+    @cached_property
+    def shared_kernels(self) -> tuple[tuple[str, ...], ...]:
+        """Return the nodes that share their kernel with others, as kind's nodes do, by the name of each."""
+        boots: dict[str, list[str]] = {}
+        for name, report in self.reports.items():
+            if report.status.boot_id:
+                boots.setdefault(report.status.boot_id, []).append(name)
+        return tuple(sorted(tuple(sorted(nodes)) for nodes in boots.values() if len(nodes) > 1))
 
     def revisions_of(self, profile: SecurityProfile) -> list[ProfileRevision]:
         """Return the profile's own revisions, the wanted one first."""
@@ -117,7 +135,7 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
     metadata, status = body["metadata"], body.get("status") or {}
     ready, since = _condition(status, metadata)
     boot_id = (status.get("nodeInfo") or {}).get("bootID", "")
-    return NodeView(metadata["name"], metadata.get("labels") or {}, ready, since, boot_id)
+    return NodeView(metadata["name"], interned(metadata.get("labels") or {}), ready, since, boot_id)
 
 
 def agent_view(body: Mapping[str, Any]) -> AgentView | None:

@@ -19,18 +19,21 @@ from typing import Any
 
 import structlog
 from hauberk.daemonset.agent import Agent
+from hauberk.daemonset.api import Api
 from hauberk.daemonset.cluster import Cluster
-from lightkube import AsyncClient, KubeConfig
+from lightkube import KubeConfig
+from lightkube.config.kubeconfig import SingleConfig
 
 from .kernel import MemoryHost, MemoryKernel
 
+SYSTEM = "hauberk-system"
 # A DaemonSet's pods don't start in one instant.
 START_SPREAD_SECONDS = 2.0
 
 
-def config(server: str, authority: Path, token: str) -> KubeConfig:
+def config(server: str, authority: Path, token: str) -> SingleConfig:
     """Return the way to the API server with an agent's token."""
-    return KubeConfig.from_dict(
+    made = KubeConfig.from_dict(
         {
             "apiVersion": "v1",
             "kind": "Config",
@@ -41,7 +44,10 @@ def config(server: str, authority: Path, token: str) -> KubeConfig:
             "contexts": [{"name": "it", "context": {"cluster": "here", "user": "agent"}}],
             "current-context": "it",
         }
-    )
+    ).get()
+    if made is None:
+        raise ValueError("the configuration has no context")
+    return made
 
 
 class Agents:
@@ -67,11 +73,11 @@ class Agents:
         await asyncio.sleep(random.uniform(0, START_SPREAD_SECONDS))  # noqa: S311
         host = MemoryHost(boot=boot)
         kernel = self.kernels[name] = MemoryKernel(host)
-        client = AsyncClient(config=config(self.server, self.authority, token), trust_env=False)
+        api = Api.open(config(self.server, self.authority, token))
         try:
-            await Agent(host, Cluster(client, name), [kernel], name).run()
+            await Agent(host, Cluster(api, name, SYSTEM), [kernel], name).run()
         finally:
-            await client.close()
+            await api.close()
 
 
 async def main(server: str, authority: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from hauberk.crds.errors import ClusterFault
+from hauberk.crds.errors import BusyFault, ClusterFault
 from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
 from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
 from hauberk.crds.reasons import Reason
@@ -29,6 +29,9 @@ class Api:
         self.going = False
         self.taken = True
         self.late: set[type[Write]] = set()
+        self.busy = False
+        self.written: list[str] = []
+        self.while_writing: Any = None
 
     async def store(self) -> Store:
         self.stores += 1
@@ -61,6 +64,11 @@ class Api:
         return type(write) not in self.late
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
+        self.written.append(name)
+        if self.busy:
+            raise BusyFault(Reason.PROGRESSING, "no time", 7.0)
+        if self.while_writing:
+            self.while_writing()
         if f"{name}/status" in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         self.statuses[name] = status

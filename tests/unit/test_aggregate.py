@@ -18,7 +18,7 @@ from hauberk.crds.models import (
 )
 from hauberk.crds.reasons import NodeState
 from hauberk.operator.aggregate import aggregate, count, own, reference_name
-from hauberk.operator.rollout import OnNode
+from hauberk.operator.rollout import OnNode, rollout
 from hauberk.operator.snapshot import Snapshot
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,7 +88,7 @@ def judged(profile: SecurityProfile, *, hour: int = 12) -> ProfileStatus:
         agents={},
         now=datetime(2026, 1, 1, hour, tzinfo=UTC),
     )
-    return aggregate(profile, snapshot)
+    return aggregate(profile, rollout(profile, snapshot), snapshot.now)
 
 
 def before(status: str, kind: str = "Ready") -> Condition:

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any, cast
 
 import pytest
-from hauberk.crds.errors import ClusterFault
+from hauberk.crds.errors import BusyFault, ClusterFault
 from hauberk.crds.models import Content, Metadata, Placement, ProfileRevision, RevisionSpec, encode
 from hauberk.crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from hauberk.operator import controller as controllers
@@ -275,6 +275,210 @@ async def test_a_repair_of_what_is_no_profile_here_is_passed_over(api: Api):
     controller.seen(PROFILE_NODES, "n", repaired(1), deleted=False)
     await controller.reconcile()
     assert api.events == []
+
+
+# --- how often a status is written ---
+
+
+class Nodes:
+    """Nodes that report one after the other, and the time."""
+
+    def __init__(self, controller: Controller, number: int) -> None:
+        self.controller, self.number, self.now = controller, number, 1000.0
+        controller.clock = lambda: self.now
+        for at in range(number):
+            name = f"n{at}"
+            node = {
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {
+                    "nodeInfo": {"bootID": name},
+                    "conditions": [
+                        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+                    ],
+                },
+            }
+            pod = an_agents_pod("x", ready=True, minute=0)
+            pod["metadata"]["name"], pod["spec"]["nodeName"] = f"agent-{name}", name
+            controller.seen("nodes", name, node, deleted=False)
+            controller.seen("pods", f"agent-{name}", pod, deleted=False)
+            self.report(at)
+
+    def report(self, at: int, *profiles: str) -> None:
+        name = f"n{at}"
+        status = {
+            "bootID": name,
+            "facts": {"appArmor": {"enabled": True}},
+            "appArmor": {"profiles": dict.fromkeys(profiles, "0123456789/enforce/aa")},
+        }
+        self.controller.seen(
+            PROFILE_NODES, name, {"metadata": {"name": name}, "status": status}, deleted=False
+        )
+
+
+def publish(controller: Controller, *names: str) -> None:
+    for name in names:
+        controller.seen(SECURITY_PROFILES, name, body(name, said="Accepted"), deleted=False)
+        controller.seen(PROFILE_REVISIONS, f"{name}.0123456789", a_revision(name), deleted=False)
+
+
+async def test_progress_costs_few_writes_and_its_end_none_of_the_time(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 40)
+    publish(controller, "a")
+    told: list[str] = []
+    for at in range(40):  # one each half second
+        await controller.reconcile()
+        told.append(api.statuses["a"].summary.ready)
+        nodes.report(at, "a")
+        nodes.now += 0.5
+    await controller.reconcile()
+    # at first that nothing is there, then that something is, then after 1, 2, 4 and 8 seconds
+    assert sorted(set(told), key=told.index) == ["0/40", "1/40", "3/40", "7/40", "15/40", "31/40"]
+    assert api.statuses["a"].summary.ready == "40/40"
+    assert len(api.written) == 7
+    assert api.events == ["a Ready False True"]
+
+
+async def test_the_last_progress_comes_out_in_the_end(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 4)
+    publish(controller, "a")
+    await controller.reconcile()
+    for at in range(2):
+        nodes.report(at, "a")
+        await controller.reconcile()
+    assert api.statuses["a"].summary.ready == "1/4"
+    assert controller.due == nodes.now + 1.0
+    nodes.now = controller.due
+    await controller.reconcile()
+    assert api.statuses["a"].summary.ready == "2/4"
+
+
+async def test_many_profiles_at_once_tell_their_progress_more_seldom(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 3)
+    names = [f"p{at:02}" for at in range(50)]
+    publish(controller, *names)
+    await controller.reconcile()
+    nodes.report(0, *names)
+    await controller.reconcile()
+    api.written.clear()
+    nodes.report(1, *names)
+    await controller.reconcile()
+    nodes.now += 9.9
+    await controller.reconcile()
+    assert api.written == []
+    nodes.now += 0.2
+    await controller.reconcile()
+    assert api.written == names
+    nodes.report(2, *names)
+    await controller.reconcile()
+    assert {one.summary.status for one in api.statuses.values()} == {"Ready"}
+
+
+async def test_a_status_that_someone_else_wrote_is_put_right(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 2)
+    for at in range(2):
+        nodes.report(at, "a")
+    publish(controller, "a")
+    await controller.reconcile()
+    right = api.statuses["a"]
+    overwritten = body("a", said="Accepted")
+    overwritten["status"]["conditions"].append(
+        {"type": "Ready", "status": "False", "reason": "Other", "message": "", "observedGeneration": 1}
+    )
+    controller.seen(SECURITY_PROFILES, "a", overwritten, deleted=False)
+    await controller.reconcile()
+    assert api.written == ["a", "a"]
+    assert api.statuses["a"].nodes == right.nodes
+    assert api.statuses["a"].summary.status == "Ready"
+
+
+@pytest.mark.parametrize("holding", [0, 1, 3])
+async def test_who_starts_where_another_one_stopped_writes_nothing(api: Api, holding: int):
+    """After a restart, and for whoever takes over: with profiles in every state, and several nodes."""
+    first = controller_of(api)
+    nodes = Nodes(first, 3)
+    names = ("a", "b", "c")
+    publish(first, *names)
+    first.seen(SECURITY_PROFILES, "d", body("d", said="PolicyRefused"), deleted=False)
+    for at in range(holding):
+        nodes.report(at, "a", "b")
+    for _ in range(2):
+        await first.reconcile()
+        nodes.now += 100
+    stored = {name: encode(one) for name, one in first.profiles.items()}
+    api.written.clear()
+    api.events.clear()
+
+    second = controller_of(api)
+    nodes = Nodes(second, 3)
+    publish(second, *names)
+    for name, one in stored.items():
+        second.seen(SECURITY_PROFILES, name, one, deleted=False)
+    for at in range(holding):
+        nodes.report(at, "a", "b")
+    await second.reconcile()
+    assert (api.written, api.writes, api.events) == ([], [], [])
+
+
+async def test_a_round_of_many_writes_tells_what_is_known_by_then(api: Api):
+    """What was known as it began would be written, and then written again."""
+    controller = controller_of(api)
+    nodes = Nodes(controller, 2)
+    publish(controller, "a", "b", "c")
+
+    def meanwhile() -> None:
+        nodes.now += 1
+        for at in range(2):
+            nodes.report(at, "a", "b", "c")
+
+    api.while_writing = meanwhile
+    await controller.reconcile()
+    assert {name: one.summary.status for name, one in api.statuses.items()} == {
+        "a": "Updating",
+        "b": "Ready",
+        "c": "Ready",
+    }
+    assert api.written == ["a", "b", "c"]
+
+
+async def test_a_profile_that_goes_during_a_round_is_passed_over(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a", "b")
+
+    def meanwhile() -> None:
+        nodes.now += 1
+        controller.seen(SECURITY_PROFILES, "b", {}, deleted=True)
+
+    api.while_writing = meanwhile
+    await controller.reconcile()
+    assert api.written == ["a"]
+
+
+async def test_an_api_server_that_has_no_time_is_left_alone(api: Api):
+    controller = controller_of(api)
+    Nodes(controller, 2)
+    publish(controller, "a", "b", "c")
+    api.busy = True
+    with pytest.raises(BusyFault):
+        await controller.reconcile()
+    assert api.written == ["a"]
+    assert api.writes == []
+    api.busy = False
+    await controller.reconcile()
+    assert set(api.statuses) == {"a", "b", "c"}
+
+
+async def test_what_is_gone_is_forgotten(api: Api):
+    controller = controller_of(api)
+    publish(controller, "a", "b")
+    await controller.reconcile()
+    controller.seen(SECURITY_PROFILES, "a", {}, deleted=True)
+    await controller.reconcile()
+    assert (list(controller.made), list(controller.written)) == (["b"], ["b"])
 
 
 # --- while kinds or all of Hauberk go away ---

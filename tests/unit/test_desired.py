@@ -61,6 +61,7 @@ from hauberk.operator.publish import (
     tombstone,
     wanted_revision,
 )
+from hauberk.operator.rollout import rollout
 from hauberk.operator.snapshot import AgentView, NodeView, Store, without_text
 from hauberk.operator.writes import (
     AddFinalizer,
@@ -255,8 +256,9 @@ def writes_for(snapshot: Judged) -> list[Write]:
     seen = by_the_operator(snapshot)
     return [
         write
-        for _, profile in sorted(snapshot.profiles.items())
-        for write in finalizers(seen.profiles[profile.metadata.name], seen)
+        for name in sorted(snapshot.profiles)
+        for profile in [seen.profiles[name]]
+        for write in finalizers(profile, seen, rollout(profile, seen))
     ] + published_for(snapshot)
 
 
@@ -309,7 +311,7 @@ def status_of(profile: SecurityProfile, snapshot: Judged) -> ProfileStatus:
     seen = by_the_operator(accepted(snapshot))
     one = seen.profiles[profile.metadata.name]
     said = [each for each in one.status.conditions if each.type == "Accepted"]
-    status = aggregate(one, seen)
+    status = aggregate(one, rollout(one, seen), seen.now)
     return msgspec.structs.replace(status, conditions=[*said, *status.conditions])
 
 
@@ -808,7 +810,8 @@ def test_while_all_kinds_go_away_nothing_is_withdrawn(snapshot: Judged):
     for profile in leaving.profiles.values():
         if profile.metadata.deletion_timestamp:
             finalized = FINALIZER in profile.metadata.finalizers
-            assert finalizers(profile, leaving) == ([RemoveFinalizer(profile)] if finalized else [])
+            found = finalizers(profile, leaving, rollout(profile, leaving))
+            assert found == ([RemoveFinalizer(profile)] if finalized else [])
     noted = taken_note_of(leaving)
     for profile in noted.profiles.values():
         if profile.metadata.deletion_timestamp:

@@ -58,6 +58,7 @@ PURE = {
     *("operator/desired.py", "operator/publish.py", "operator/rollout.py", "operator/aggregate.py"),
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
+    *("operator/deltas.py", "operator/pace.py", "operator/sharing.py"),
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
 }
 IMPURE = {

@@ -44,7 +44,7 @@ from hauberk.operator.publish import (
     unjudged_kinds,
     wanted_revision,
 )
-from hauberk.operator.rollout import nodes_still_holding, on_nodes
+from hauberk.operator.rollout import nodes_still_holding, on_nodes, rollout
 from hauberk.operator.snapshot import AgentView, NodeView, Store, without_text
 from hauberk.operator.writes import DeleteRevision, Entomb, RemoveFinalizer
 from hauberk.profiles.check import Accepted
@@ -226,7 +226,8 @@ HELD = {
 
 def status_of(kind: str, *reports: ProfileNode, profile: SecurityProfile | None = None) -> ProfileStatus:
     profile = profile or a_profile(kind)
-    return aggregate(profile, cluster(profile, revisions=(a_revision(kind),), reports=reports))
+    snapshot = cluster(profile, revisions=(a_revision(kind),), reports=reports)
+    return aggregate(profile, rollout(profile, snapshot), snapshot.now)
 
 
 def ready(status: ProfileStatus) -> tuple[str, str]:
@@ -305,13 +306,14 @@ def test_a_permissive_module_says_so():
     snapshot = cluster(
         profile, revisions=(revision,), reports=(reported("n", FACTS["fedora"], **{SELINUX: section}),)
     )
-    status = aggregate(profile, snapshot)
+    status = aggregate(profile, rollout(profile, snapshot), snapshot.now)
     assert (status.summary.mode, status.summary.status) == ("Permissive", Reason.READY)
 
 
 def test_a_module_of_blocks_alone_gives_pods_nothing_to_name():
     profile = a_profile(SELINUX)
-    status = aggregate(profile, cluster(profile, revisions=(a_revision(SELINUX, names=["p"]),)))
+    snapshot = cluster(profile, revisions=(a_revision(SELINUX, names=["p"]),))
+    status = aggregate(profile, rollout(profile, snapshot), snapshot.now)
     assert (status.profiles, status.reference, status.summary.reference) == (["p"], {}, "")
 
 
@@ -326,7 +328,7 @@ def test_a_deletion_waits_for_what_is_of_its_type(kind: str, other: str):
     report = reported("n", FACTS["debian"], **{other: Section(profiles={"p": "d1/enforce/aa"})})
     snapshot = cluster(profile, revisions=(a_revision(kind, withdrawn=True),), reports=(report,))
     expected = [] if kind == other else [RemoveFinalizer(profile, once_withdrawn=True)]
-    assert finalizers(profile, snapshot) == expected
+    assert finalizers(profile, snapshot, rollout(profile, snapshot)) == expected
 
 
 def test_a_deletion_that_waits_for_pods_names_them():

@@ -1,0 +1,132 @@
+"""When a loop decides, and that others have their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+from hauberk.crds.names import PROFILE_NODES, SECURITY_PROFILES
+from hauberk.operator.cluster import Cluster
+from hauberk.operator.loop import TURN_SECONDS, Loop, pause_after
+
+from tests.unit.loops import Api, body
+
+
+@pytest.mark.parametrize(("busy", "pause"), [(0.0, 0.0), (0.001, 0.003), (0.1, 0.3), (0.5, 1.0), (60.0, 1.0)])
+def test_a_round_is_followed_by_a_pause(busy: float, pause: float):
+    assert pause_after(busy) == pytest.approx(pause)
+
+
+class Rounds(Loop[Cluster]):
+    """A loop that counts, and takes its time."""
+
+    rounds = 0
+    takes = 0.0
+
+    async def reconcile(self) -> None:
+        self.rounds += 1
+        end = time.thread_time() + self.takes
+        while time.thread_time() < end:
+            pass
+
+
+def rounds_of(api: Api) -> Rounds:
+    return Rounds(cast("Cluster", api), kinds=(SECURITY_PROFILES, PROFILE_NODES))
+
+
+async def until(what: Any) -> None:
+    async with asyncio.timeout(10):
+        while not what():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
+
+
+async def test_while_events_pour_in_most_of_the_time_is_the_others():
+    loop = rounds_of(Api())
+    loop.takes = 0.02
+    task = asyncio.create_task(loop.run())
+    began = time.monotonic()
+    await until(lambda: loop.wake.set() or loop.rounds == 5)
+    task.cancel()
+    assert time.monotonic() - began >= 4 * pause_after(loop.takes)
+
+
+async def test_after_a_quiet_time_an_event_is_decided_on_at_once():
+    loop = rounds_of(Api())
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 1)
+    await asyncio.sleep(0)
+    loop.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await until(lambda: loop.rounds == 2)
+    assert not loop.wake.is_set()
+    task.cancel()
+
+
+async def test_a_round_that_was_asked_for_comes_without_an_event():
+    class Asking(Rounds):
+        async def reconcile(self) -> None:
+            await super().reconcile()
+            if self.rounds < 3:
+                self.wake_by(self.clock() + 3600)
+                self.wake_by(self.clock() + 0.01)
+
+    loop = Asking(cast("Cluster", Api()))
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 3)
+    task.cancel()
+
+
+async def test_work_that_is_long_lets_others_have_their_turn():
+    loop, turns = rounds_of(Api()), 0
+
+    async def beside() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(beside())
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    while time.perf_counter() - began < 10 * TURN_SECONDS:
+        await loop.let_others()
+    assert 2 <= turns <= 12
+    task.cancel()
+
+
+def a_report(node: str, name: str = "a") -> dict[str, Any]:
+    """Return a report whose strings are made anew, as those of JSON are."""
+    status = {
+        "bootID": node,
+        "facts": {"kernel": "6.1.0", "lsms": ["apparmor"]},
+        "appArmor": {"profiles": {f"{name}-profile": f"0123456789/enforce/{name}"}},
+    }
+    return {"metadata": {"name": node}, "status": status}
+
+
+async def test_what_nodes_report_alike_is_there_once():
+    """A hundred thousand entries of a thousand nodes are some hundred different strings."""
+    api = Api()
+    loop = rounds_of(api)
+    for name in ("n1", "n2"):
+        loop.seen(PROFILE_NODES, name, a_report(name), deleted=False)
+    one, other = (loop.reports[name].status for name in ("n1", "n2"))
+    assert one.facts is other.facts
+    assert one.app_armor
+    assert other.app_armor
+    for mine, theirs in zip(one.app_armor.profiles.items(), other.app_armor.profiles.items(), strict=True):
+        assert mine[0] is theirs[0]
+        assert mine[1] is theirs[1]
+
+
+async def test_facts_that_nobody_has_any_more_are_forgotten():
+    api = Api()
+    loop = rounds_of(api)
+    for at in range(50):
+        claimed = a_report("n1")
+        claimed["status"]["facts"]["kernel"] = f"6.{at}.0"
+        loop.seen(PROFILE_NODES, "n1", claimed, deleted=False)
+    api.listed = {PROFILE_NODES: [a_report("n1")]}
+    await loop.relist()
+    assert len(loop.sharing) == 1
