@@ -223,7 +223,7 @@ def effects(source: Source, current: Current, accepted: Accepted, seen: Seen) ->
     names = sorted(seen.nodes if seen.nodes is not None else seen.reports)
     for name in names:
         report = seen.reports.get(name)
-        revision = held(source.name, spec.type, report)[0]
+        revision = held(source.name, spec.type, report).revision
         selected = _selected(name, spec.node_selector, current, seen, revision)
         supported = report is None or supports(report.status.facts, spec.type)
         if selected is None:

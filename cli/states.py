@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..crds.facts import facts_key, supports
-from ..crds.models import Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.models import Entry, Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
 from ..crds.names import security_module
 from ..crds.nodes import has_kernel
 from ..crds.reasons import WAITING, Reason
@@ -95,9 +95,9 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
     return NodeView(metadata["name"], metadata.get("labels") or {}, ready, boot_id)
 
 
-def held(profile: str, profile_type: str, report: ProfileNode | None) -> tuple[str, str]:
-    """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    return report.status.held(profile, profile_type) if report else ("", "")
+def held(profile: str, profile_type: str, report: ProfileNode | None) -> Entry:
+    """Return what a report says of a profile."""
+    return report.status.held(profile, profile_type) if report else Entry()
 
 
 def on_nodes(profile: SecurityProfile, wanted: RevisionSpec, seen: Seen) -> list[OnNode]:
@@ -113,7 +113,7 @@ def on_nodes(profile: SecurityProfile, wanted: RevisionSpec, seen: Seen) -> list
 
 def _on_node(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, *, down: bool) -> OnNode:
     current = report if report and node.boot_id and report.status.boot_id == node.boot_id else None
-    revision, mode = held(wanted.profile, wanted.type, current)
+    revision, mode, *_ = held(wanted.profile, wanted.type, current)
 
     def found(state: State, reason: str = "", message: str = "") -> OnNode:
         return OnNode(node.name, state, revision, mode, reason, message)
@@ -147,8 +147,7 @@ def _silent(
 
 def _reported(wanted: RevisionSpec, report: ProfileNode) -> State:
     """Return what a current report says of a profile that its node is to hold."""
-    revision, mode = held(wanted.profile, wanted.type, report)
-    if wanted.content.is_held_as(revision, mode):
+    if wanted.is_held_as(held(wanted.profile, wanted.type, report)):
         return State.READY
     section = report.status.section(wanted.type)
     problem = section.problems.get(wanted.profile) if section else None
@@ -165,7 +164,7 @@ def _by_report(wanted: RevisionSpec, report: ProfileNode) -> OnNode:
         return OnNode(
             name, State.UNSUPPORTED, message=f"its kernel runs without {security_module(wanted.type)}"
         )
-    revision, mode = held(wanted.profile, wanted.type, report)
+    revision, mode, *_ = held(wanted.profile, wanted.type, report)
     reason, message = _problem(wanted, report)
     state = _reported(wanted, report)
     everywhere = not (

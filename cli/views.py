@@ -12,6 +12,7 @@ from typing import Any
 from ..crds.facts import supports
 from ..crds.models import (
     Condition,
+    Entry,
     Metadata,
     Model,
     NodeStatus,
@@ -256,6 +257,5 @@ def _together(status: NodeStatus) -> Section:
 
 
 def _held(profile: str, profile_type: str, entry: str) -> Held:
-    revision, _, rest = entry.partition("/")
-    mode, _, digest = rest.partition("/")
-    return Held(profile, profile_type, revision, mode, digest)
+    told = Entry.read(entry)
+    return Held(profile, profile_type, told.revision, told.mode, told.digest)

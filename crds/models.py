@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -262,10 +262,6 @@ class Content(Model, frozen=True, kw_only=True):
     allow_host_types: bool = False
     requires: list[str] = []
 
-    def is_held_as(self, revision: str, mode: str) -> bool:
-        """Return whether what a node reports of the profile is this content, in the mode that it asks for."""
-        return revision == self.digest and (mode in _LENIENT) == (self.mode != "Enforce")
-
 
 class Placement(Model, frozen=True, kw_only=True, omit_defaults=False):
     """The mutable part: where it goes and which revision of the profile is the wanted one."""
@@ -299,6 +295,16 @@ class RevisionSpec(Model, frozen=True, kw_only=True):
     # not part of the content: a later version may render what this one can't
     unrendered: list[Unrendered] = []
     placement: Placement
+
+    def is_held_as(self, held: Entry) -> bool:
+        """Return whether what a node reports of the profile is this content, in the mode that it asks for.
+
+        And was reported since it was asked for: a profile that was changed and changed back has the content
+        of an earlier report, which says nothing of what the node loaded in between.
+        """
+        lenient = self.content.mode != "Enforce"
+        same = held.revision == self.content.digest and (held.mode in _LENIENT) == lenient
+        return same and held.sequence in (None, self.placement.sequence)
 
 
 class ProfileRevision(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -391,11 +397,12 @@ class Remark(Model, frozen=True, kw_only=True):
 
 
 class Section(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """What one backend holds: `profiles` maps a SecurityProfile's name to `revision/mode/digest`.
+    """What one backend holds: `profiles` maps a SecurityProfile's name to `revision/mode/digest/sequence`.
 
-    The revision is a content digest, the mode is the kernel's word, and the digest is the first ten hex
-    digits of the hash of what is loaded, as the kernel, the module store or the file has it (`-` where there
-    is none). The other maps have the same keys and an entry only where there is something to tell.
+    The revision is a content digest, the mode is the kernel's word, the digest is the first ten hex digits of
+    the hash of what is loaded, as the kernel, the module store or the file has it (`-` where there is none),
+    and the sequence is that of the revision's placement (left out without one): `Entry` reads it. The other
+    maps have the same keys and an entry only where there is something to tell.
     """
 
     profiles: dict[str, str] = {}
@@ -403,6 +410,28 @@ class Section(Model, frozen=True, kw_only=True, omit_defaults=False):
     orphans: dict[str, Orphan] = {}
     repairs: dict[str, Repairs] = {}
     remarks: list[Remark] = []
+
+
+class Entry(NamedTuple):
+    """What a node reports of one profile, `REVISION/MODE/HASH/SEQUENCE`; empty where it has none.
+
+    Attributes:
+        revision: the digest of the content.
+        mode: as it was read back.
+        digest: the start of the hash of what is loaded.
+        sequence: of the placement that the agent had seen of that revision; None: it tells none.
+    """
+
+    revision: str = ""
+    mode: str = ""
+    digest: str = ""
+    sequence: int | None = None
+
+    @classmethod
+    def read(cls, entry: str) -> Entry:
+        """Return what an entry of a report says."""
+        revision, mode, digest, sequence, *_ = (*entry.split("/"), "", "", "")
+        return cls(revision, mode, digest, int(sequence) if sequence.isdecimal() else None)
 
 
 class NodeStatus(Model, frozen=True, kw_only=True):
@@ -423,11 +452,10 @@ class NodeStatus(Model, frozen=True, kw_only=True):
             return self.selinux
         return self.seccomp if profile_type == SECCOMP else None
 
-    def held(self, profile: str, profile_type: str) -> tuple[str, str]:
-        """Return the content digest and the mode of a profile, as they were read back; empty for none."""
+    def held(self, profile: str, profile_type: str) -> Entry:
+        """Return what is reported of a profile, as it was read back."""
         section = self.section(profile_type)
-        revision, _, rest = (section.profiles.get(profile, "") if section else "").partition("/")
-        return revision, rest.partition("/")[0]
+        return Entry.read(section.profiles.get(profile, "")) if section else Entry()
 
     @property
     def sections(self) -> dict[str, Section]:

@@ -366,6 +366,7 @@ class Reconciler:
             problems=problems | dict(decided.problems),
             orphans=decided.orphans,
             of_other_kind=decided.of_other_kind,
+            sequences=report.sequences(self.holdings, snapshot.revisions),
             drifts=self.drifts,
             remarks=self.remarks,
         )

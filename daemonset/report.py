@@ -6,10 +6,11 @@ differs from the last one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..crds.models import (
+    Entry,
     Facts,
     Metadata,
     NodeStatus,
@@ -17,6 +18,7 @@ from ..crds.models import (
     OwnerReference,
     Problem,
     ProfileNode,
+    ProfileRevision,
     Remark,
     Repairs,
     Section,
@@ -45,6 +47,7 @@ class Told:
         of_other_kind: profiles that are held with a text for other kinds of nodes.
         drifts: what others did, by profile.
         remarks: on the node itself.
+        sequences: of the placements of the revisions that are held, by profile.
     """
 
     problems: Mapping[str, Problem] = field(default_factory=dict[str, Problem])
@@ -52,6 +55,7 @@ class Told:
     of_other_kind: frozenset[str] = frozenset()
     drifts: Mapping[str, Drift] = field(default_factory=dict[str, Drift])
     remarks: Sequence[Remark] = ()
+    sequences: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def section(
@@ -74,7 +78,9 @@ def section(
         first = kernel[holding.names[0]]
         digest = (first.digest or "-")[:DIGEST_LENGTH]
         mark = OF_OTHER_KIND if name in told.of_other_kind else ""
-        profiles[name] = f"{holding.revision}{mark}/{first.mode}/{digest}"
+        entry = f"{holding.revision}{mark}/{first.mode}/{digest}"
+        seen = told.sequences.get(name)
+        profiles[name] = entry if seen is None else f"{entry}/{seen}"
     return Section(
         profiles=profiles,
         problems=dict(sorted(problems.items())[:PROBLEMS]),
@@ -90,6 +96,16 @@ def section(
             Remark(reason=remark.reason, message=plain(remark.message)) for remark in told.remarks[:REMARKS]
         ],
     )
+
+
+def sequences(holdings: Mapping[str, Holding], revisions: Iterable[ProfileRevision]) -> dict[str, int]:
+    """Return of what is held the sequence with which its revision is wanted, by profile."""
+    wanted = {
+        (one.spec.profile, one.spec.content.digest, one.spec.profile_uid): one.spec.placement.sequence
+        for one in revisions
+    }
+    keys = {name: (name, one.revision, one.uid) for name, one in holdings.items()}
+    return {name: wanted[key] for name, key in keys.items() if key in wanted}
 
 
 def summary(sections: Mapping[str, Section | None]) -> str:
@@ -135,8 +151,7 @@ def _is_worse(before: Section, after: Section) -> bool:
 
 
 def _mode(entry: str) -> str:
-    """Return the mode of `revision/mode/digest`."""
-    return entry.partition("/")[2].partition("/")[0]
+    return Entry.read(entry).mode
 
 
 def profile_node(

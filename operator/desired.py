@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from ..crds.models import Placement, ProfileRevision, RevisionSpec, SecurityProfile
+from ..crds.models import Entry, Placement, ProfileRevision, RevisionSpec, SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE, revision_name
 from ..profiles.check import Accepted
 from .publish import (
@@ -169,7 +169,7 @@ def _held_unpublished(stone: RevisionSpec, contents: set[tuple[str, str]], snaps
     """Return whether a node holds content of a tombstone's profile that no revision carries any more."""
     profile = stone.profile
     held = (section.profiles.get(profile) for kind, section in snapshot.sections if kind == stone.type)
-    return any(entry is not None and (profile, entry.partition("/")[0]) not in contents for entry in held)
+    return any(entry is not None and (profile, Entry.read(entry).revision) not in contents for entry in held)
 
 
 def collected(snapshot: Snapshot) -> list[Write]:
@@ -218,4 +218,4 @@ def _settled(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
 def _held(profile: str, snapshot: Snapshot) -> set[str]:
     """Return the digest of what each node holds of a profile."""
     entries = {section.profiles.get(profile, "") for _, section in snapshot.sections}
-    return {entry.partition("/")[0] for entry in entries}
+    return {Entry.read(entry).revision for entry in entries}

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from ..crds.facts import supports
-from ..crds.models import Failure, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.models import Entry, Failure, ProfileNode, RevisionSpec, SecurityProfile
 from ..crds.reasons import WAITING, NodeState, Reason
 from .snapshot import AgentView, NodeView, Snapshot
 
@@ -102,13 +102,13 @@ def on_node(wanted: RevisionSpec, seen: Seen) -> OnNode | None:
         return None
     if current and not supports(current.status.facts, wanted.type):
         return OnNode(node.name, NodeState.UNSUPPORTED)
-    revision, mode = held(wanted, current)
+    found = held(wanted, current)
     if not node.ready:
         return OnNode(
             node.name,
             NodeState.UNREACHABLE,
             Failure(node=node.name, reason=Reason.NODES_UNREACHABLE, message="the node is not Ready"),
-            revision,
+            found.revision,
         )
     if seen.agent_down:
         return OnNode(
@@ -119,32 +119,29 @@ def on_node(wanted: RevisionSpec, seen: Seen) -> OnNode | None:
                 reason=Reason.AGENT_DOWN,
                 message="the node is Ready but its hauberk-agent pod is not; see that pod's log",
             ),
-            revision,
+            found.revision,
         )
-    return _reported(wanted, node, current, revision, mode)
+    return _reported(wanted, node, current, found)
 
 
-def _reported(
-    wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, revision: str, mode: str
-) -> OnNode:
-    profile, content = wanted.profile, wanted.content
+def _reported(wanted: RevisionSpec, node: NodeView, report: ProfileNode | None, found: Entry) -> OnNode:
     section = report.status.section(wanted.type) if report else None
     if section is None:
         return OnNode(node.name, NodeState.UPDATING)  # nothing was read from this boot's kernel yet
-    problem = section.problems.get(profile)
+    problem = section.problems.get(wanted.profile)
     failure = Failure(node=node.name, reason=problem.reason, message=problem.message) if problem else None
-    if content.is_held_as(revision, mode):
-        return OnNode(node.name, NodeState.READY, failure, revision)
+    if wanted.is_held_as(found):
+        return OnNode(node.name, NodeState.READY, failure, found.revision)
     if problem and problem.reason in WAITING:
-        return OnNode(node.name, NodeState.UPDATING, failure, revision)
-    if problem and problem.revision == content.digest:
-        return OnNode(node.name, NodeState.FAILED, failure, revision)
-    return OnNode(node.name, NodeState.UPDATING, None, revision)
+        return OnNode(node.name, NodeState.UPDATING, failure, found.revision)
+    if problem and problem.revision == wanted.content.digest:
+        return OnNode(node.name, NodeState.FAILED, failure, found.revision)
+    return OnNode(node.name, NodeState.UPDATING, None, found.revision)
 
 
-def held(wanted: RevisionSpec, report: ProfileNode | None) -> tuple[str, str]:
-    """Return the content digest and the kernel's mode of a profile in a report; empty where it has none."""
-    return report.status.held(wanted.profile, wanted.type) if report else ("", "")
+def held(wanted: RevisionSpec, report: ProfileNode | None) -> Entry:
+    """Return what a report says of a revision's profile."""
+    return report.status.held(wanted.profile, wanted.type) if report else Entry()
 
 
 def agent_down(node: NodeView, agent: AgentView | None, now: datetime) -> bool:

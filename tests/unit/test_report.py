@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 from hauberk.crds.models import (
     AppArmorFacts,
+    Content,
+    Entry,
     Facts,
+    Metadata,
     Orphan,
+    Placement,
     Problem,
     ProfileNode,
+    ProfileRevision,
     Remark,
     Repairs,
+    RevisionSpec,
     Section,
     SELinuxFacts,
     decode,
@@ -322,3 +328,33 @@ HELD = node(AppArmor=held("p=d1/enforce/0", q=problem()))
 )
 def test_what_does_not_wait_for_its_turn(before: ProfileNode | None, after: ProfileNode, bad: bool):
     assert report.is_bad_news(before, after) == bad
+
+
+def revision(profile: str, digest: str, uid: str, sequence: int) -> ProfileRevision:
+    return ProfileRevision(
+        metadata=Metadata(name=f"{profile}.{digest}"),
+        spec=RevisionSpec(
+            profile=profile,
+            profile_uid=uid,
+            type="AppArmor",
+            contract=1,
+            content=Content(digest=digest),
+            placement=Placement(sequence=sequence),
+        ),
+    )
+
+
+def test_what_is_held_is_told_with_the_generation_that_asks_for_it():
+    holdings = {"p": holding("p"), "q": holding("q"), "r": holding("r")}
+    revisions = [
+        revision("p", "d2", "uid", 5),  # wanted, not held yet
+        revision("p", "d1", "uid", 4),
+        revision("q", "d1", "another", 3),  # of a SecurityProfile that was made anew
+    ]
+    assert report.sequences(holdings, revisions) == {"p": 4}
+    kernel = {name: Loaded("enforce", SHA) for name in holdings}
+    section = report.section(holdings, kernel, Told(sequences={"p": 4}), "boot")
+    assert section.profiles["p"] == "d1/enforce/0123456789/4"
+    assert section.profiles["q"] == "d1/enforce/0123456789"
+    assert Entry.read(section.profiles["p"]) == ("d1", "enforce", "0123456789", 4)
+    assert Entry.read("") == ("", "", "", None)

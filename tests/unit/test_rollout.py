@@ -275,3 +275,19 @@ def test_a_node_is_ready_with_the_text_for_its_kind_only(
 ):
     (found,) = on_nodes(wanted(), cluster(a_node(), a_report(entry, problem)))
     assert found.state is state
+
+
+@pytest.mark.parametrize(
+    ("entry", "state"),
+    [
+        ("d1/enforce/0123456789/1", NodeState.READY),
+        ("d1/enforce/0123456789", NodeState.READY),  # of an agent that tells none
+        ("d1/enforce/0123456789/0", NodeState.UPDATING),
+        ("d1/enforce/0123456789/2", NodeState.UPDATING),
+    ],
+)
+def test_a_report_from_before_a_profile_was_changed_and_changed_back_does_not_count(
+    entry: str, state: NodeState
+):
+    (one,) = on_nodes(wanted(), cluster(a_node(), a_report(entry)))
+    assert one.state is state
