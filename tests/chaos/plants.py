@@ -79,7 +79,7 @@ PLANTS: dict[str, Plant] = {
         (
             Edit(
                 "operator/rollout.py",
-                "if report and node.boot_id and report.status.boot_id == node.boot_id else None\n",
+                "if report and boot_id and report.status.boot_id == boot_id else None\n",
                 "if report else None\n",
             ),
         ),
