@@ -9,6 +9,7 @@ import pytest
 from hauberk.crds.models import (
     AppArmorFacts,
     Content,
+    Entry,
     Facts,
     Metadata,
     NodeStatus,
@@ -183,15 +184,22 @@ def test_an_agent_may_be_away_for_ninety_seconds(agent: AgentView | None, ready_
 
 @pytest.mark.parametrize(
     ("entry", "found"),
-    [("d1/enforce/aa", ("d1", "enforce")), ("d1", ("d1", "")), ("", ("", "")), ("a/b", ("a", "b"))],
+    [
+        ("d1/enforce/aa/7", Entry("d1", "enforce", "aa", 7)),
+        ("d1/enforce/aa", Entry("d1", "enforce", "aa")),
+        ("d1", Entry("d1")),
+        ("", Entry()),
+        ("a/b", Entry("a", "b")),
+        ("a/b/c/d", Entry("a", "b", "c")),
+    ],
 )
-def test_an_entry_is_revision_mode_and_hash(entry: str, found: tuple[str, str]):
+def test_an_entry_is_revision_mode_hash_and_sequence(entry: str, found: Entry):
     assert held(wanted(), a_report(entry)) == found
 
 
 def test_without_a_report_nothing_is_held():
-    assert held(wanted(), None) == ("", "")
-    assert held(wanted(), a_report(supported=False)) == ("", "")
+    assert held(wanted(), None) == Entry()
+    assert held(wanted(), a_report(supported=False)) == Entry()
 
 
 @pytest.mark.parametrize(
