@@ -159,7 +159,9 @@ class Api:
         Raises:
             lightkube.core.exceptions.ConfigError: the configuration makes no sense.
         """
-        client = client_adapter.AsyncClient(config, client_adapter.ConnectionParams())
+        # One connection for all that is asked: two watches and a report would take three, and shake
+        # hands anew for each report. With a thousand nodes that is a fifth of the API server's work.
+        client = client_adapter.AsyncClient(config, client_adapter.ConnectionParams(http2=True))
         client.headers["User-Agent"] = "hauberk-agent"
         return cls(client)
 

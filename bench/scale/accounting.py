@@ -18,6 +18,8 @@ _ACCOUNT = "system:serviceaccount:hauberk-system:"
 _WRITING = ["create", "update", "patch", "delete", "deletecollection"]
 # Who keeps a Lease writes it every few seconds, whatever the cluster's size.
 LEASES = "leases"
+# The API server did not take it up: who asked is told to come again, and that counts.
+_TOO_MANY = 429
 
 # Writes by Hauberk's accounts, what answers they got, and nothing of what was written.
 POLICY = {
@@ -56,7 +58,7 @@ class AuditLog:
         return [f"--audit-policy-file={self.policy}", f"--audit-log-path={self.log}"]
 
     def read(self) -> list[Written]:
-        """Return the writes since the last reading, without those to Leases."""
+        """Return the writes since the last reading, without those to Leases and those put off (429)."""
         if not self.log.exists():
             return []
         with self.log.open("rb") as file:
@@ -66,7 +68,7 @@ class AuditLog:
             lines.pop()
         self._at += sum(map(len, lines))
         found = (_written(json.loads(line)) for line in lines)
-        return [one for one in found if one.resource != LEASES]
+        return [one for one in found if one.resource != LEASES and one.code != _TOO_MANY]
 
 
 def _written(event: Mapping[str, Any]) -> Written:
