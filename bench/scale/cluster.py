@@ -106,6 +106,8 @@ class Cluster:
         api: a client that may everything.
         folder: for logs and kubeconfigs.
         audit: what was written.
+        settle: how many seconds after a change what is written still belongs to it: reports are up to
+            10 s apart, with few nodes 1 s.
         nodes: that are there, by name.
     """
 
@@ -113,6 +115,7 @@ class Cluster:
     api: httpx2.AsyncClient
     folder: Path
     audit: AuditLog
+    settle: float = 12.0
     nodes: dict[str, Node] = field(default_factory=dict[str, Node])
     programs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, Any])
     fleet: list[asyncio.subprocess.Process] = field(default_factory=list[Any])
@@ -154,8 +157,8 @@ class Cluster:
 
     # --- nodes --------------------------------------------------------------------------------------------
 
-    async def add(self, names: Iterable[str]) -> None:
-        """Make nodes and start their agents; return when all nodes are Ready.
+    async def add(self, names: Iterable[str], *, only: int | None = None) -> None:
+        """Make nodes and start their agents, in process `only` or in all; return when all nodes are Ready.
 
         As it goes with real ones: an agent waits for no pod network, which is what makes a node Ready.
         """
@@ -164,7 +167,7 @@ class Cluster:
         self.nodes |= {one.name: one for one in fresh}
         shares: list[list[Node]] = [[] for _ in self.fleet]
         for number, one in enumerate(fresh):
-            self.where[one.name] = number % len(self.fleet)
+            self.where[one.name] = number % PROCESSES if only is None else only
             shares[self.where[one.name]].append(one)
         for number, share in enumerate(shares):
             await self.tell(number, add=[vars(one) for one in share])
@@ -454,7 +457,7 @@ def _pod(name: str, node: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path) -> AsyncGenerator[Cluster]:
+async def running(folder: Path, settle: float) -> AsyncGenerator[Cluster]:
     """Run an API server with Hauberk installed and the agents' processes, and end all of it.
 
     Operator and admission are not started yet; there are no nodes.
@@ -475,7 +478,7 @@ async def running(folder: Path) -> AsyncGenerator[Cluster]:
         async with httpx2.AsyncClient(
             base_url=control_plane.at.server, verify=context, timeout=60, limits=limits, trust_env=False
         ) as api:
-            cluster = Cluster(control_plane, api, folder, audit)
+            cluster = Cluster(control_plane, api, folder, audit, settle)
             await _daemonset(cluster)
             try:
                 for number in range(PROCESSES):

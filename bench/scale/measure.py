@@ -19,8 +19,6 @@ from bench.figures import Figure, Floor, percentile
 from .accounting import Metrics, Written, tally
 from .cluster import KINDS, LONGEST_SECONDS, Cluster, none_left
 
-# What is written a while after a change belongs to it: reports are up to 10 s apart.
-SETTLE_SECONDS = 12.0
 ROUNDS = 3
 
 Progress = Callable[[str], None]
@@ -42,12 +40,12 @@ class Spent:
 
 
 @asynccontextmanager
-async def spending(cluster: Cluster, settle: float = SETTLE_SECONDS) -> AsyncGenerator[Spent]:
+async def spending(cluster: Cluster, settle: float | None = None) -> AsyncGenerator[Spent]:
     """Count what happens within the context and for `settle` seconds after it; set `seconds` within."""
     cluster.audit.read()
     spent = Spent(before=await cluster.metrics())
     yield spent
-    await asyncio.sleep(settle)
+    await asyncio.sleep(cluster.settle if settle is None else settle)
     spent.writes, spent.after = cluster.audit.read(), await cluster.metrics()
 
 
@@ -205,7 +203,7 @@ async def restart(cluster: Cluster) -> list[Figure]:
     await cluster.start(OPERATOR)
     await none_left(unknowing, "is not back", every=0.1)
     took = time.monotonic() - began
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(cluster.settle)
     writes = cluster.audit.read()
     return [
         Figure("restart", "operator's restart until it knows everything", took, "s", goal=10, decides=True),

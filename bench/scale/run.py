@@ -11,7 +11,7 @@ from hauberk.crds.names import ADMISSION, OPERATOR
 
 from bench.figures import Figure
 
-from . import measure
+from . import lone, measure
 from .cluster import Cluster, running
 
 
@@ -28,6 +28,8 @@ class Sizes:
         joining: how many nodes come at once.
         churn_minutes: how long nodes come and go.
         churn_share: how many of them a minute.
+        beyond: a number of nodes for which one changed profile has to come out at all; 0: none.
+        settle: seconds after a change in which what is written still belongs to it.
     """
 
     nodes: tuple[int, ...] = (10, 100, 1000)
@@ -39,6 +41,7 @@ class Sizes:
     churn_minutes: float = 5
     churn_share: float = 0.2
     beyond: int = 3000
+    settle: float = 12.0
 
 
 SHORT = Sizes(
@@ -50,6 +53,7 @@ SHORT = Sizes(
     joining=30,
     churn_minutes=0,
     beyond=0,
+    settle=3.0,
 )
 
 Progress = Callable[[str], None]
@@ -62,7 +66,7 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
         UnmetError: a program is missing.
         TimeoutError: something did not come about.
     """
-    async with running(folder) as cluster:
+    async with running(folder, sizes.settle) as cluster:
         counts = (*sizes.nodes, sizes.beyond) if sizes.beyond else sizes.nodes
         progress(f"floors for {', '.join(f'{one:,}' for one in counts)} nodes")
         floors = {count: await measure.floor(cluster, count) for count in counts}
@@ -78,6 +82,8 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
             names += fresh
             progress(f"{len(fresh)} new profiles at once")
             yield await measure.many_profiles(cluster, fresh, decides=count == sizes.profiles[0])
+        progress("one agent by itself")
+        yield await lone.measure(cluster, len(names))
         progress(f"nothing happens for {sizes.steady_seconds:g} s")
         yield await measure.steady(cluster, sizes.steady_seconds, len(names))
         progress("the operator starts anew")
@@ -91,7 +97,7 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
             progress(f"profiles are changed {sizes.updates:,} times")
             yield await measure.updates(cluster, names, sizes.updates, alive=50)
     if sizes.beyond:
-        async with running(folder / "beyond") as cluster:
+        async with running(folder / "beyond", sizes.settle) as cluster:
             await cluster.start(ADMISSION)
             await cluster.start(OPERATOR)
             await _grow(cluster, sizes.beyond, progress)
@@ -105,4 +111,4 @@ async def _grow(cluster: Cluster, count: int, progress: Progress) -> None:
     for start in range(first, count, 250):  # as a node pool grows, not all in one instant
         await cluster.add(measure.node_names(start, min(250, count - start)))
         await measure.reported(cluster)
-    await asyncio.sleep(measure.SETTLE_SECONDS)
+    await asyncio.sleep(cluster.settle)
