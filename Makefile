@@ -53,6 +53,13 @@ COUNT ?= 1000
 bench-lint: $(VENV)/.done ## How much longer `hauberk lint` takes than the parser alone (COUNT=1000 profiles)
 	@PATH=$$PATH:/usr/sbin $(PY) -m bench.lint --count $(COUNT)
 
+.PHONY: bench bench-lab
+bench: $(VENV)/.done test-deps ## What Hauberk costs a thousand nodes, against floors and goals (half an hour)
+	@PATH=$$PATH:/usr/sbin $(PY) -m bench
+
+bench-lab: $(VENV)/.done lab-deps ## How long users wait, and what a node pays, on real kernels
+	@$(PY) -m bench.lab
+
 chaos: $(VENV)/.done lab-deps ## Faults on real kernels, judged: ROUNDS=50 [SEED=n] [FAULTS=update,agent]
 	@$(PY) -m tests.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 

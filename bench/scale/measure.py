@@ -20,6 +20,8 @@ from .accounting import Metrics, Written, tally
 from .cluster import KINDS, LONGEST_SECONDS, Cluster, none_left
 
 ROUNDS = 3
+# Of many profiles whose counts move the last is told so much later: `operator/pace.py`.
+BEHIND_SECONDS = 35.0
 
 Progress = Callable[[str], None]
 
@@ -167,8 +169,26 @@ async def many_profiles(cluster: Cluster, names: Sequence[str], *, decides: bool
     ]
 
 
+async def quiet(cluster: Cluster) -> None:
+    """Return when nothing was written for as long as counts in a status may be behind.
+
+    Raises:
+        TimeoutError: something is written again and again.
+    """
+    last = time.monotonic()
+
+    async def stirring() -> list[str]:
+        nonlocal last
+        if cluster.audit.read():
+            last = time.monotonic()
+        return [] if time.monotonic() - last > BEHIND_SECONDS else ["something"]
+
+    await none_left(stirring, "is written again and again", every=1)
+
+
 async def steady(cluster: Cluster, seconds: float, profiles: int) -> list[Figure]:
     """Do nothing; return the writes all the same, and what the operator takes."""
+    await quiet(cluster)
     key = f"{len(cluster.nodes):,} nodes x {profiles} profiles"
     _, before = cluster.used(OPERATOR)
     async with spending(cluster, settle=0) as spent:
