@@ -170,6 +170,7 @@ class Agent:
                     writing, self.written = self.profile_node, None
                     await self.cluster.write(writing)
                     self.written = writing
+                    log.info("reported", summary=writing.status.summary)
             self.written_at = time.monotonic()
             self.reported = True
 
