@@ -96,7 +96,7 @@ def test_a_domain_is_enforced_is_kept_while_it_runs_and_leaves_nothing():
         checksum = hashlib.sha256(policy.encode()).hexdigest()
         assert line.split() == ["400", "hauberk_confined", "cil", f"sha256:{checksum}"]
         held = get("profilenode", SELINUX_NODE)["status"]["selinux"]["profiles"]["confined"]
-        assert held.split("/")[1:] == ["enforcing", checksum[:10]]
+        assert held.split("/")[1:] == ["enforcing", checksum[:10], "1"]
 
         start(confined("runs", SELINUX_NODE, {"seLinuxOptions": {"type": "confined.process"}}))
         context = ok(kubectl("exec", "runs", "--", "cat", "/proc/1/attr/current"))
