@@ -24,6 +24,8 @@ from hauberk.daemonset.cluster import Cluster
 from lightkube import KubeConfig
 from lightkube.config.kubeconfig import SingleConfig
 
+from lab.tokens import kubeconfig
+
 from .kernel import MemoryHost, MemoryKernel
 
 SYSTEM = "hauberk-system"
@@ -33,18 +35,7 @@ START_SPREAD_SECONDS = 2.0
 
 def config(server: str, authority: Path, token: str) -> SingleConfig:
     """Return the way to the API server with an agent's token."""
-    made = KubeConfig.from_dict(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [
-                {"name": "here", "cluster": {"server": server, "certificate-authority": str(authority)}}
-            ],
-            "users": [{"name": "agent", "user": {"token": token}}],
-            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "agent"}}],
-            "current-context": "it",
-        }
-    ).get()
+    made = KubeConfig.from_dict(kubeconfig(server, authority, token)).get()
     if made is None:
         raise ValueError("the configuration has no context")
     return made

@@ -39,6 +39,7 @@ from hauberk.crds.names import LABEL_LSM as LSM
 from lab import binaries
 from lab.controlplane import ControlPlane, free_ports
 from lab.errors import UnmetError
+from lab.tokens import kubeconfig
 
 from .accounting import AuditLog, Metrics
 
@@ -248,12 +249,13 @@ class Cluster:
     async def start(self, account: str) -> None:
         """Start the operator or the admission with the rights of its account."""
         module = {OPERATOR: "main", ADMISSION: "admission"}[account]
-        kubeconfig = self.folder / f"{account}.kubeconfig"
-        kubeconfig.write_text(json.dumps(self._kubeconfig(await self._token(account))))
+        file = self.folder / f"{account}.kubeconfig"
+        server, authority = self.control_plane.at.server, self.control_plane.credentials.authority
+        file.write_text(json.dumps(kubeconfig(server, authority, await self._token(account))))
         (port,) = free_ports(1)
         self.health = f"http://127.0.0.1:{port}/healthz"
         settings = {
-            "KUBECONFIG": str(kubeconfig),
+            "KUBECONFIG": str(file),
             "NAMESPACE": SYSTEM,
             "POD_NAME": "",
             "HEALTH_ENDPOINT": self.health,
@@ -294,20 +296,6 @@ class Cluster:
     def used(self, account: str) -> tuple[float, float]:
         """Return a program's resident memory in MiB, and the processor seconds that it has used."""
         return usage(self.programs[account].pid)
-
-    def _kubeconfig(self, token: str) -> dict[str, Any]:
-        cluster = {
-            "server": self.control_plane.at.server,
-            "certificate-authority": str(self.control_plane.credentials.authority),
-        }
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "here", "cluster": cluster}],
-            "users": [{"name": "who", "user": {"token": token}}],
-            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "who"}}],
-            "current-context": "it",
-        }
 
     # --- what is waited for -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,8 +22,6 @@ from .cluster import KINDS, LONGEST_SECONDS, Cluster, none_left
 ROUNDS = 3
 # Of many profiles whose counts move the last is told so much later: `operator/pace.py`.
 BEHIND_SECONDS = 35.0
-
-Progress = Callable[[str], None]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from kubernetes.client import CoreV1Api
 from lightkube import KubeConfig
 
 from lab.controlplane import ControlPlane
+from lab.tokens import kubeconfig
 
 Object = dict[str, Any]
 
@@ -63,15 +64,4 @@ class Accounts:
 
     def kubeconfig(self, token: str) -> Object:
         """Return the same for kubectl."""
-        cluster = {
-            "server": self.control_plane.at.server,
-            "certificate-authority": str(self.control_plane.credentials.authority),
-        }
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "here", "cluster": cluster}],
-            "users": [{"name": "who", "user": {"token": token}}],
-            "contexts": [{"name": "it", "context": {"cluster": "here", "user": "who"}}],
-            "current-context": "it",
-        }
+        return kubeconfig(self.control_plane.at.server, self.control_plane.credentials.authority, token)
