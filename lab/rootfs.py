@@ -140,9 +140,11 @@ def disk(wanted: Kind, binaries: Path, note: Callable[[str], None]) -> Path:
 def _label(work: Path) -> None:
     inside = ["chroot", str(work)]
     modules = sorted(path.name for path in (work / "var/lib/selinux/default/active/modules/100").iterdir())
-    needless = [word for name in modules if name not in POLICY_MODULES for word in ("--disable", name)]
+    # removed rather than disabled: semodule goes through the whole store for each module that it installs
+    needless = [word for name in modules if name not in POLICY_MODULES for word in ("--remove", name)]
     # --noreload: the policy is for the node, not for this machine's kernel
-    process.capture([*inside, "semodule", "--noreload", *needless, "--install", "/lab/lab.cil"], timeout=300)
+    changes = ["--priority=100", *needless, "--priority=400", "--install", "/lab/lab.cil"]
+    process.capture([*inside, "semodule", "--noreload", *changes], timeout=300)
     process.capture([*inside, "setfiles", "-F", "/etc/selinux/default/contexts/files/file_contexts", "/"])
 
 

@@ -11,6 +11,8 @@ import sys
 
 from tests.e2e.prepared import lab, lab_with_image
 
+# For each test: a run of semodule alone takes 12 s and more, and busy machines are slower by half.
+LIMIT = ("--timeout=900",)
 # The same each time: operator, bad-update+restart-selinux, reboot+update-other, drift-other,
 # delete-other+restart-selinux.
 CHAOS = ("--rounds", "5", "--seed", "2013")
@@ -21,7 +23,7 @@ def main() -> int:
     options = sys.argv[1:] or ["-v", "--durations=10"]
     try:
         with lab_with_image("test", ("debian12", "debian13", "selinux")):
-            lab("run", "--", sys.executable, "-m", "pytest", "tests/e2e", *options)
+            lab("run", "--", sys.executable, "-m", "pytest", "tests/e2e", *LIMIT, *options)
             if not sys.argv[1:]:
                 lab("run", "--", sys.executable, "-m", "tests.chaos.loop", *CHAOS)
                 lab("run", "--", sys.executable, "-m", "pytest", "tests/lab", "-m", "lab", *options)

@@ -1,6 +1,6 @@
 """SELinux modules on a node whose kernel enforces: installed, read back, kept, and taken away.
 
-A run of semodule takes 15 s and more on this node, so each test gets by with few of them.
+A run of semodule takes 12 s and more on this node, so each test gets by with few of them.
 """
 
 from __future__ import annotations
