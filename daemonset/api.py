@@ -1,8 +1,8 @@
 """Kubernetes' API over HTTP, as typed objects: list, watch, get and apply. Decides nothing.
 
-Called by `following` and `cluster`. Addresses, certificates and tokens are lightkube's. Its client is not
-used: it decodes every object whole, it asks for no bookmarks, and a watch of it that the server ended begins
-again without its caller knowing. Here bytes become the few fields that a model names, and no more is kept.
+Called by `following` and `cluster`; where the API server is comes from `way`. lightkube's client is not used:
+it decodes every object whole, it asks for no bookmarks, and a watch of it that the server ended begins again
+without its caller knowing. Here bytes become the few fields that a model names, and no more is kept.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import httpx2
 import msgspec
 import structlog
 import tenacity
-from lightkube.config import client_adapter
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.core.exceptions import ConfigError
 
 from ..crds.errors import ClusterFault
 from ..crds.models import Metadata, Model
 from ..crds.reasons import Reason
+from .way import Way
 
 log = structlog.get_logger()
 
 # How old a list may be: as old as what the API server has in memory, which costs etcd nothing; or not at all.
 CACHED, FRESH = "0", ""
+TIMEOUT_SECONDS = 10.0
 # A watch that was silent for longer than the server keeps one open has lost its server without being told.
 MARGIN_SECONDS = 20.0
 NOT_FOUND, GONE, GATEWAY_TIMEOUT = 404, 410, 504
@@ -146,6 +145,17 @@ class _Status(Model, frozen=True, kw_only=True):
     details: _Details | None = None
 
 
+class _Token(httpx2.Auth):
+    """Shows the pod's token as it is at each request."""
+
+    def __init__(self, way: Way) -> None:
+        self.way = way
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
+        request.headers["Authorization"] = f"Bearer {self.way.token()}"
+        yield request
+
+
 @dataclass(frozen=True)
 class Api:
     """The API server; each call may raise an `ApiFault`."""
@@ -153,17 +163,22 @@ class Api:
     client: httpx2.AsyncClient
 
     @classmethod
-    def open(cls, config: SingleConfig) -> Api:
-        """Return the API server of a configuration; nothing is asked of it yet.
-
-        Raises:
-            lightkube.core.exceptions.ConfigError: the configuration makes no sense.
-        """
-        # One connection for all that is asked: two watches and a report would take three, and shake
-        # hands anew for each report. With a thousand nodes that is a fifth of the API server's work.
-        client = client_adapter.AsyncClient(config, client_adapter.ConnectionParams(http2=True))
-        client.headers["User-Agent"] = "hauberk-agent"
-        return cls(client)
+    def open(cls, way: Way) -> Api:
+        """Return the API server at the end of a way; nothing is asked of it yet."""
+        return cls(
+            httpx2.AsyncClient(
+                base_url=way.server,
+                verify=way.tls,
+                auth=_Token(way),
+                headers={"User-Agent": "hauberk-agent"},
+                timeout=TIMEOUT_SECONDS,
+                # One connection for all that is asked: two watches and a report would take three, and shake
+                # hands anew for each report. With a thousand nodes that is a fifth of the API server's work.
+                http2=True,
+                # The API server is never behind a proxy of the pod's.
+                trust_env=False,
+            )
+        )
 
     async def close(self) -> None:
         """Close every connection."""
@@ -253,18 +268,6 @@ class Api:
         if not response.is_success:
             raise _refusal(response)
         return response.content
-
-
-def from_environment() -> SingleConfig:
-    """Return how to reach the API server: as a pod does, else by a kubeconfig.
-
-    Raises:
-        lightkube.core.exceptions.ConfigError: there is neither.
-    """
-    config = KubeConfig.from_env().get()
-    if config is None:
-        raise ConfigError("no context is set")
-    return config
 
 
 def backoff(seconds: tuple[float, float]) -> Callable[[tenacity.RetryCallState], float]:

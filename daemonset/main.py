@@ -14,13 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightkube.core.exceptions import ConfigError
-
 from ..crds.logs import configure
 from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
-from .api import Api, from_environment
+from .api import Api
 from .apparmor import AppArmor
 from .backend import Backend
 from .cluster import Cluster
@@ -28,6 +26,7 @@ from .host import KUBELET, ROOT, Host
 from .seccomp import Seccomp
 from .selinux import SELinux
 from .semodule import PRIORITY, Store
+from .way import NoWayError, of_pod
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ async def run(settings: Settings) -> None:
     host = Host(securityfs=ROOT / "sys/kernel/security") if settings.whole_host else Host()
     kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
     host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
-    way = from_environment()
+    way = of_pod(os.environ)
     cluster = Cluster(Api.open(way), settings.node, way.namespace)
     agent = Agent(host, cluster, await backends(host, cluster, settings), settings.node)
     loop = asyncio.get_running_loop()
@@ -103,7 +102,7 @@ def main() -> int:
                 )
             )
         )
-    except ConfigError as error:
+    except NoWayError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2
     return 0

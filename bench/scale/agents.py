@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import random
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,24 +22,13 @@ import structlog
 from hauberk.daemonset.agent import Agent
 from hauberk.daemonset.api import Api
 from hauberk.daemonset.cluster import Cluster
-from lightkube import KubeConfig
-from lightkube.config.kubeconfig import SingleConfig
-
-from lab.tokens import kubeconfig
+from hauberk.daemonset.way import Way
 
 from .kernel import MemoryHost, MemoryKernel
 
 SYSTEM = "hauberk-system"
 # A DaemonSet's pods don't start in one instant.
 START_SPREAD_SECONDS = 2.0
-
-
-def config(server: str, authority: Path, token: str) -> SingleConfig:
-    """Return the way to the API server with an agent's token."""
-    made = KubeConfig.from_dict(kubeconfig(server, authority, token)).get()
-    if made is None:
-        raise ValueError("the configuration has no context")
-    return made
 
 
 class Agents:
@@ -64,7 +54,8 @@ class Agents:
         await asyncio.sleep(random.uniform(0, START_SPREAD_SECONDS))  # noqa: S311
         host = MemoryHost(boot=boot)
         kernel = self.kernels[name] = MemoryKernel(host)
-        api = Api.open(config(self.server, self.authority, token))
+        tls = ssl.create_default_context(cafile=str(self.authority))
+        api = Api.open(Way(self.server, tls, lambda: token, SYSTEM))
         try:
             await Agent(host, Cluster(api, name, SYSTEM), [kernel], name).run()
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
 from hauberk.daemonset.api import Api
+from hauberk.daemonset.way import Way
 from kubernetes import client
 from kubernetes.client import CoreV1Api
 from lightkube import KubeConfig
@@ -58,9 +60,8 @@ class Accounts:
 
     def agents_api(self, token: str) -> Api:
         """Return the API server as agents ask it."""
-        way = self.config(token).get()
-        assert way
-        return Api.open(way)
+        tls = ssl.create_default_context(cafile=str(self.control_plane.credentials.authority))
+        return Api.open(Way(self.control_plane.at.server, tls, lambda: token, SYSTEM))
 
     def kubeconfig(self, token: str) -> Object:
         """Return the same for kubectl."""

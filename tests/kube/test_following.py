@@ -20,6 +20,7 @@ from hauberk.daemonset.cluster import Cluster
 from kubernetes import config
 from kubernetes.client import CustomObjectsApi
 from lightkube import KubeConfig
+from lightkube.config import client_adapter
 
 from lab.controlplane import APISERVER, ETCD, ControlPlane
 from tests.kube.conftest import CRDS, Kubectl, wait_served
@@ -31,7 +32,7 @@ numbers = itertools.count(1)
 def connect(kubeconfig: Path) -> Api:
     way = KubeConfig.from_file(kubeconfig).get()
     assert way
-    return Api.open(way)
+    return Api(client_adapter.AsyncClient(way, client_adapter.ConnectionParams(http2=True)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ ONLY = {
     "kopf": {"operator/handlers.py"},
     "lightkube": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        *("operator/main.py", "operator/admission.py", "daemonset/api.py", "daemonset/main.py"),
+        *("operator/main.py", "operator/admission.py"),
         "cli/cluster.py",
     },
     "aiohttp": {"operator/webhook.py"},
