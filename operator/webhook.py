@@ -47,7 +47,7 @@ class _Review(msgspec.Struct, frozen=True):
 class Webhook:
     """The server; `context` has its certificate from `trust`, `is_ready` says whether to ask it.
 
-    While it `is_ending` each answer is the last on its connection.
+    While it `is_ending`, or another replica publishes, each answer is the last on its connection.
     """
 
     publisher: Publisher
@@ -101,7 +101,9 @@ class Webhook:
         said = web.json_response(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         )
-        if self.is_ending:  # the API server goes on to ask whom it is connected to
+        # The API server goes on to ask whom it is connected to. That had better be the one that publishes,
+        # which need not judge again what it was asked about: any other lets go of it, to be chosen anew.
+        if self.is_ending or not self.publisher.leads():
             said.force_close()
         return said
 
