@@ -112,7 +112,10 @@ class Cluster:
             await asyncio.sleep(random.uniform(0.1, RETRY_SECONDS))  # noqa: S311
 
     async def _events(self, names: Sequence[str], version: str) -> AsyncIterator[tuple[str, Any]]:
-        """Yield watch events until the watch ends, fails or stalls."""
+        """Yield watch events until the watch ends, fails or stalls, or tells what can't be read.
+
+        httpx2 ends lines at U+0085 too, which a policy may have: half an event is no JSON (a ValueError).
+        """
         events = self.client.watch(
             _Profiles, fields=_of(names), resource_version=version, server_timeout=WATCH_SECONDS
         )
@@ -121,7 +124,7 @@ class Cluster:
             try:
                 async with asyncio.timeout(STALLED_SECONDS):
                     event = await anext(iterator)
-            except (StopAsyncIteration, *Unreachable):
+            except (StopAsyncIteration, ValueError, *Unreachable):
                 return
             yield event
 

@@ -102,6 +102,27 @@ async def test_the_wanted_revision_is_the_highest_of_the_objects_own():
         assert await cluster.wanted(web) is None
 
 
+async def test_what_a_watch_cuts_in_two_is_listed():
+    """A line of a watch ends at U+0085 for httpx2, and a policy may have one."""
+
+    def profile(version: str, policy: str) -> dict[str, Any]:
+        metadata = {"name": "web", "resourceVersion": version}
+        return {"metadata": metadata, "spec": {"type": "AppArmor", "appArmor": {"policy": policy}}}
+
+    lists = iter([profile("1", "old"), profile("2", "cut \u0085 here")])
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if "watch" not in request.url.params:
+            return listing(next(lists))(request)
+        event = {"type": "MODIFIED", "object": profile("2", "cut \u0085 here")}
+        return httpx2.Response(200, content=json.dumps(event, ensure_ascii=False).encode() + b"\n")
+
+    async with server(answer) as cluster:
+        seen = cluster.follow(["web"])
+        policies = [(await anext(seen))["web"].spec.policy for _ in range(2)]
+    assert policies == ["old", "cut \u0085 here"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
