@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+
+import pytest
 
 from tests.e2e.cluster import (
     NODES,
     SELINUX_NODE,
+    agent_of_selinux_stays,
     agent_pod,
     agent_ready,
     apply,
@@ -35,6 +39,12 @@ NO_MKDIR = json.dumps(
 )
 # The first profile of this type has the node with SELinux get its other agent.
 FIRST_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def agent_stays() -> Iterator[None]:
+    with agent_of_selinux_stays():
+        yield
 
 
 def content(node: str, name: str) -> str:
@@ -79,6 +89,7 @@ def test_a_call_is_denied_on_every_node_and_the_file_stays_while_a_pod_names_it(
     eventually(lambda: agent_ready(SELINUX_NODE), within=90)
 
 
+@pytest.mark.usefixtures("agent_stays")
 def test_what_someone_does_to_a_file_is_undone_at_once():
     apply(seccomp_profile("kept", NO_MKDIR))
     wait_ready("kept", FIRST_SECONDS)
@@ -89,6 +100,7 @@ def test_what_someone_does_to_a_file_is_undone_at_once():
     assert {one.partition(":")[0] for one in told} == set(NODES)
 
 
+@pytest.mark.usefixtures("agent_stays")
 def test_a_file_that_hauberk_did_not_write_is_left_alone():
     on_node("debian13", "sh", "-c", f"mkdir -p {FOLDER} && echo theirs > {FOLDER}/foreign.json")
     try:

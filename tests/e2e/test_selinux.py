@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from tests.e2e.cluster import (
     SELINUX_NODE,
     SYSTEM,
+    agent_of_selinux_stays,
     agent_pod,
     apply,
     condition,
@@ -83,6 +86,12 @@ def enforcing() -> Generator[None]:
         yield
     finally:
         on_node(SELINUX_NODE, "setenforce", "0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def agent_stays() -> Iterator[None]:
+    with agent_of_selinux_stays():
+        yield
 
 
 def test_a_domain_is_enforced_is_kept_while_it_runs_and_leaves_nothing():
@@ -171,7 +180,7 @@ def test_many_modules_go_in_together_and_the_one_to_blame_stays_out():
     tried = [(one["installed"], one["code"]) for one in runs(before)]
     assert tried[:3] == [(20, 1), (19, 0), (1, 1)]
     assert len(ours()) == 20
-    ok(kubectl("delete", "secprof", "--all", f"--timeout={WITHIN_SECONDS}s", timeout=240))
+    ok(kubectl("delete", "secprof", "--selector=kept!=by-file", f"--timeout={WITHIN_SECONDS}s", timeout=240))
     assert ours() == []
 
 
