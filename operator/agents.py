@@ -82,3 +82,8 @@ def _manifest(settings: Settings, *, selinux: bool) -> dict[str, Any]:
     )
     text = environment.from_string(template).render(settings=settings, names=names, selinux=selinux)
     return yaml.safe_load(text)
+
+
+def image_of(manifest: dict[str, Any]) -> str:
+    """Return the image that a DaemonSet's agents run."""
+    return manifest["spec"]["template"]["spec"]["containers"][0]["image"]

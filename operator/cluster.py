@@ -6,6 +6,7 @@ what changes after a list arrives through kopf's watches in `handlers`.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -197,22 +198,28 @@ class Cluster:
         Raises:
             ClusterFault: the API can't be read.
         """
-        found: dict[str, ObjectMeta] = {}
-        for plural in (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES):
-            try:
-                crd = await self.client.get(CustomResourceDefinition, f"{plural}.{GROUP}")
-            except (httpx2.HTTPError, OSError) as error:
-                if isinstance(error, ApiError) and error.status.code == NOT_FOUND:
-                    return Store(terminating=True)
-                raise fault(f"the definition of {plural} can't be read", error) from error
-            conditions = (crd.status and crd.status.conditions) or []
-            if not any(one.type == "Established" and one.status == "True" for one in conditions):
-                return Store(terminating=True)
-            found[plural] = crd.metadata or ObjectMeta()
+        kinds = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
+        # at once: a new profile waits for this
+        found = await asyncio.gather(*(self._definition(plural) for plural in kinds))
+        metadata = [one for one in found if one is not None]
+        if len(metadata) < len(kinds):
+            return Store(terminating=True)
         return Store(
-            installation=found[SECURITY_PROFILES].uid or "",
-            terminating=any(one.deletionTimestamp for one in found.values()),
+            installation=metadata[0].uid or "", terminating=any(one.deletionTimestamp for one in metadata)
         )
+
+    async def _definition(self, plural: str) -> ObjectMeta | None:
+        """Return the metadata of a kind's definition; None where the kind is not served."""
+        try:
+            crd = await self.client.get(CustomResourceDefinition, f"{plural}.{GROUP}")
+        except (httpx2.HTTPError, OSError) as error:
+            if isinstance(error, ApiError) and error.status.code == NOT_FOUND:
+                return None
+            raise fault(f"the definition of {plural} can't be read", error) from error
+        conditions = (crd.status and crd.status.conditions) or []
+        if not any(one.type == "Established" and one.status == "True" for one in conditions):
+            return None
+        return crd.metadata or ObjectMeta()
 
     async def lease(self) -> Held | None:
         """Return this process's Lease; None where it has never been taken.

@@ -23,7 +23,7 @@ from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from . import drift
-from .agents import OnNodes, Settings, manifests, settings_from
+from .agents import OnNodes, image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
@@ -56,6 +56,7 @@ class Controller(Loop[OperatorsCluster]):
     Attributes:
         pod: name of the operator's own Pod, which the agents' image is read from; empty: keep no agents.
         on_nodes: what an administrator set for the agents.
+        manifests: the agents' DaemonSets by name; made once, for what they are made of stays the same.
         rollouts: what the profiles are on the nodes.
         made: what a status should be, and what it was made of.
         written: the last write of each status.
@@ -64,7 +65,7 @@ class Controller(Loop[OperatorsCluster]):
 
     pod: str = ""
     on_nodes: OnNodes = field(default_factory=OnNodes)
-    settings: Settings | None = None
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     rollouts: Rollouts = field(default_factory=Rollouts)
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
@@ -288,11 +289,13 @@ class Controller(Loop[OperatorsCluster]):
         """Apply the agents' DaemonSets when they are not as they were applied last: a generation tells."""
         if not self.pod:
             return
-        if self.settings is None:
+        if not self.manifests:
             own = await self.cluster.own_pod(self.pod)
-            self.settings = settings_from(own, await self.cluster.own_deployment_uid(), self.on_nodes)
-        for name, manifest in manifests(self.settings).items():
+            self.manifests = manifests(
+                settings_from(own, await self.cluster.own_deployment_uid(), self.on_nodes)
+            )
+        for name, manifest in self.manifests.items():
             if name not in self.applied or self.daemonsets.get(name) != self.applied[name]:
                 generation = await self.cluster.apply_daemonset(name, manifest)
                 self.applied[name] = self.daemonsets[name] = generation
-                log.info("agents", name=name, generation=generation, image=self.settings.image)
+                log.info("agents", name=name, generation=generation, image=image_of(manifest))

@@ -58,9 +58,12 @@ def _is_taken_note_of(profile: SecurityProfile) -> bool:
     """Return whether the operator has taken back what it said of an earlier generation.
 
     Before that nothing of this one goes out, nor is anything withdrawn: with an operator that is away, a
-    status would go on to call Ready what the nodes give up.
+    status would go on to call Ready what the nodes give up. Of a new profile nothing was said that could be
+    taken back.
     """
-    return profile.status.observed_generation == profile.metadata.generation
+    status = profile.status
+    said = any(one.type == "Ready" for one in status.conditions)
+    return not said or status.observed_generation == profile.metadata.generation
 
 
 def _deleting(profile: SecurityProfile, snapshot: Snapshot) -> Iterator[Write]:

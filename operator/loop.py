@@ -34,10 +34,10 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
-# A round is followed by a pause of so many times what it took, but not of more seconds than these: while
-# events pour in, the loop takes a quarter of the time, and decides on what they come to. After a quiet time
-# the first one is decided on at once.
-PAUSE = (3.0, 1.0)
+# The share of the time that rounds may take, so that events are decided on together while they pour in; what
+# they may take beyond it after a quiet time (seconds), so that a single user does not wait; and the longest
+# pause that comes of it.
+SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.25, 0.5, 1.0
 # Nothing goes on for longer without the others' turn: the watches', the Lease's.
 TURN_SECONDS = 0.01
 # A kind that was just made is served at once, and is in the API's list of kinds soon after.
@@ -45,6 +45,28 @@ DISCOVERY_SECONDS = 2.0
 
 
 C = TypeVar("C", bound=Cluster)
+
+
+@dataclass
+class Effort:
+    """How much of the processor's time rounds may take: a share in the long run, and some of it ahead.
+
+    Attributes:
+        at: when that was reckoned last, by the loop's clock.
+        left: seconds that may be taken before the next pause; below zero where too much was.
+    """
+
+    at: float
+    left: float = AHEAD_SECONDS
+
+    def pause_after(self, busy: float, now: float) -> float:
+        """Return how many seconds to leave to others after a round that took so many of the processor."""
+        self.left = min(self.left + (now - self.at) * SHARE, AHEAD_SECONDS) - busy
+        pause = min(max(0.0, -self.left / SHARE), LONGEST_PAUSE)
+        self.at = now
+        if pause == LONGEST_PAUSE:  # what is beyond it is forgiven
+            self.left = -LONGEST_PAUSE * SHARE
+        return pause
 
 
 @dataclass
@@ -57,6 +79,7 @@ class Loop(Generic[C]):
         ready: whether everything was read once.
         clock: seconds that only go forward.
         due: when to decide again even if nothing happens until then, by that clock.
+        effort: how much of the processor's time it may take.
         died: what ended the loop, where something did.
     """
 
@@ -72,11 +95,16 @@ class Loop(Generic[C]):
     sharing: Sharing = field(default_factory=Sharing)
     clock: Callable[[], float] = time.monotonic
     due: float = math.inf
+    effort: Effort = field(init=False)
     turn_began: float = 0.0
     looked_at: float = 0.0
     deleted: set[str] = field(default_factory=set[str])
     ready: bool = False
     died: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        """Begin with what may be taken ahead."""
+        self.effort = Effort(self.clock())
 
     # --- what a process adds ------------------------------------------------------------------------------
 
@@ -195,7 +223,7 @@ class Loop(Generic[C]):
             self.wake.clear()
             self.due, began = math.inf, time.thread_time()
             await self.until_done("write", self.reconcile)
-            await asyncio.sleep(pause_after(time.thread_time() - began))
+            await asyncio.sleep(self.effort.pause_after(time.thread_time() - began, self.clock()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, max(0.0, self.due - self.clock()))):
                     await self.wake.wait()
@@ -302,11 +330,6 @@ class Loop(Generic[C]):
             except ClusterFault as fault:
                 faults.append(fault)
         return faults
-
-
-def pause_after(busy: float) -> float:
-    """Return how many seconds to leave to others after a round that took so many of the processor."""
-    return min(PAUSE[0] * busy, PAUSE[1])
 
 
 _READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {

@@ -23,7 +23,7 @@ from ..crds.reasons import Reason
 from . import zygote
 
 # The zygote ends a job for its time; where it does not, something is wrong with the zygote itself.
-_PATIENCE_SECONDS = zygote.SECONDS + 3
+_PATIENCE_SECONDS = 3.0
 _ANSWER_BYTES = 32 << 20
 
 
@@ -36,12 +36,13 @@ class _Rendered(msgspec.Struct, frozen=True):
 
 
 class Renderer:
-    """Renders templates; its process is started by the first, and again should it end.
+    """Renders templates, each within `seconds`; its process is started by the first, again if need be.
 
     Use it as an asynchronous context manager, so that no process is left behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = zygote.SECONDS) -> None:
+        self.seconds = seconds
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._starting = asyncio.Lock()
@@ -66,11 +67,11 @@ class Renderer:
         job = json.dumps({"source": source, "contexts": contexts, "most": most}).encode()
         said = await self._ask(job)
         if not said:  # the process ended: over this job, or over another one that it had at the same time
-            async with Renderer() as alone:
+            async with Renderer(self.seconds) as alone:
                 said = await alone._ask(job)
         body, _, ended = said.rstrip(b"\n").rpartition(b"\n")
         if ended != b"0":
-            raise _limit(ended.decode(errors="replace"))
+            raise self._limit(ended.decode(errors="replace"))
         try:
             rendered = msgspec.json.decode(body, type=list[_Rendered])
         except msgspec.MsgspecError as error:  # who got out of the sandbox may write what he likes
@@ -79,7 +80,7 @@ class Renderer:
             ) from error
         if len(rendered) != len(contexts):
             raise InputFault(Reason.TEMPLATE_REFUSED, "the template made no answer that makes sense")
-        return [_outcome(one, most) for one in rendered]
+        return [self._outcome(one, most) for one in rendered]
 
     async def _ask(self, job: bytes) -> bytes:
         mine, theirs = socket.socketpair()
@@ -87,14 +88,14 @@ class Renderer:
             await self._send(theirs)
         reader, writer = await asyncio.open_connection(sock=mine)
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self.seconds + _PATIENCE_SECONDS):
                 with contextlib.suppress(ConnectionError):  # it ended early: its end says why
                     writer.write(job)
                     writer.write_eof()
                 return await _read(reader)
         except TimeoutError:
             await self.close()  # with all that it began
-            raise _limit(zygote.LATE) from None
+            raise self._limit(zygote.LATE) from None
         finally:
             writer.close()
 
@@ -120,6 +121,7 @@ class Renderer:
                     sys.executable,
                     "-m",
                     zygote.__name__,
+                    str(self.seconds),
                     stdin=theirs.fileno(),
                     start_new_session=True,
                     env={"PYTHONPATH": path} if path else {},
@@ -141,6 +143,41 @@ class Renderer:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
+    def _outcome(self, one: _Rendered, most: int) -> str | InputFault:
+        if one.text is not None:
+            return one.text
+        if one.exceeded == "size":
+            return InputFault(
+                Reason.POLICY_TOO_LARGE,
+                f"the template makes more than the {most} bytes that a policy may have",
+            )
+        if one.exceeded:
+            return self._limit("memory")
+        return InputFault(Reason.TEMPLATE_REFUSED, f"jinja2 refuses the template: {one.refused}")
+
+    def _limit(self, ended: str) -> InputFault:
+        """Return what to tell of a job that was ended; `ended`: by what, as the zygote says it."""
+        if ended == zygote.LATE:
+            return InputFault(
+                Reason.POLICY_TOO_SLOW,
+                f"rendering the template took over {self.seconds:g} seconds on a machine that is busy; apply "
+                "it again later",
+            )
+        if ended in (str(-signal.SIGXCPU), str(-signal.SIGKILL)):
+            return InputFault(
+                Reason.POLICY_TOO_SLOW,
+                f"rendering the template took over {zygote.CPU_SECONDS} seconds of processor time; look for "
+                "a loop without end",
+            )
+        if ended == "memory":
+            return InputFault(
+                Reason.POLICY_TOO_LARGE,
+                f"rendering the template took over {zygote.MEMORY >> 20} MiB of memory; look for what grows",
+            )
+        return InputFault(
+            Reason.TEMPLATE_REFUSED, "the template broke the process that renders it; simplify it"
+        )
+
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
     pieces: list[bytes] = []
@@ -151,30 +188,3 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
             raise InputFault(Reason.POLICY_TOO_LARGE, "the template makes too much text")
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _outcome(one: _Rendered, most: int) -> str | InputFault:
-    if one.text is not None:
-        return one.text
-    if one.exceeded == "size":
-        return InputFault(
-            Reason.POLICY_TOO_LARGE, f"the template makes more than the {most} bytes that a policy may have"
-        )
-    if one.exceeded:
-        return _limit("memory")
-    return InputFault(Reason.TEMPLATE_REFUSED, f"jinja2 refuses the template: {one.refused}")
-
-
-def _limit(ended: str) -> InputFault:
-    """Return what to tell of a job that was ended; `ended`: by what, as the zygote says it."""
-    if ended in (zygote.LATE, str(-signal.SIGXCPU), str(-signal.SIGKILL)):
-        return InputFault(
-            Reason.POLICY_TOO_SLOW,
-            f"rendering the template took over {zygote.SECONDS:g} seconds; look for a loop without end",
-        )
-    if ended == "memory":
-        return InputFault(
-            Reason.POLICY_TOO_LARGE,
-            f"rendering the template took over {zygote.MEMORY >> 20} MiB of memory; look for what grows",
-        )
-    return InputFault(Reason.TEMPLATE_REFUSED, "the template broke the process that renders it; simplify it")

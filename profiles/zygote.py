@@ -1,4 +1,4 @@
-"""The process that renders templates: `python -m hauberk.profiles.zygote`, started by `rendering`.
+"""The process that renders templates: `python -m hauberk.profiles.zygote SECONDS`, started by `rendering`.
 
 It knows nothing but jinja2 and the shipped fragments, and has no credentials: its environment is empty. For
 each job it forks a child, so that a job starts in milliseconds and leaves nothing behind. The child can't
@@ -28,8 +28,9 @@ from typing import Any
 
 from .template import RefusedError, TooLargeError, render, warm
 
-# Of each job. What a child has to begin with is not counted.
-SECONDS = 2.0
+# Of each job. What a child has to begin with is not counted. A busy machine may leave a job waiting for its
+# processor: that is no fault of the template's, and takes as long as an answer may at most.
+SECONDS = 15.0
 CPU_SECONDS = 2
 MEMORY = 96 << 20
 # How a job that was ended for its time is told, in the place of an exit code.
@@ -46,14 +47,14 @@ class _Child:
     late: bool = False
 
 
-def main() -> int:
-    """Serve until the other end of standard input is closed; return 0."""
+def main(seconds: float) -> int:
+    """Serve until the other end of standard input is closed, each job for so long at most; return 0."""
     warm()
     gc.freeze()  # what is there by now stays shared with the children
     control = socket.socket(fileno=sys.stdin.fileno())
     children: dict[int, _Child] = {}
     while True:
-        if _wait(control, children) and not _begin(control, children):
+        if _wait(control, children) and not _begin(control, children, seconds):
             break
         _reap(children)
     for pid in children:
@@ -72,7 +73,7 @@ def _wait(control: socket.socket, children: dict[int, _Child]) -> bool:
     return any(descriptor == control.fileno() for descriptor, _ in ready)
 
 
-def _begin(control: socket.socket, children: dict[int, _Child]) -> bool:
+def _begin(control: socket.socket, children: dict[int, _Child], seconds: float) -> bool:
     """Fork a child for the job that waits; return False where no more will come."""
     packet, descriptors, _, _ = socket.recv_fds(control, 1, 1)
     if not packet:
@@ -90,7 +91,7 @@ def _begin(control: socket.socket, children: dict[int, _Child]) -> bool:
             code = 0
         finally:
             os._exit(code)
-    children[pid] = _Child(os.pidfd_open(pid), sock, time.monotonic() + SECONDS)
+    children[pid] = _Child(os.pidfd_open(pid), sock, time.monotonic() + seconds)
     return True
 
 
@@ -149,4 +150,4 @@ def _answer(job: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(float(sys.argv[1])))

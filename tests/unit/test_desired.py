@@ -637,7 +637,18 @@ def test_nothing_changes_before_the_operator_has_taken_back_what_it_said(snapsho
     owners = name_owners(snapshot)
     for profile in snapshot.profiles.values():
         assert profile.status.observed_generation != profile.metadata.generation
-        assert desired(profile, snapshot, owners) == []
+        claimed = Condition(type="Ready", status="True", reason="Ready", message="", observed_generation=0)
+        status = msgspec.structs.replace(profile.status, conditions=[claimed])
+        assert desired(msgspec.structs.replace(profile, status=status), snapshot, owners) == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "published"), [({}, True), ({"Accepted": "True"}, True), ({"Ready": "False"}, False)]
+)
+def test_a_status_that_says_nothing_holds_no_new_profile_up(conditions: dict[str, str], published: bool):
+    snapshot = a_cluster({"profiles": {"p": {"text": "v1", "conditions": conditions}}, "nodes": {"n1": {}}})
+    found = desired(snapshot.profiles["p"], snapshot, name_owners(snapshot))
+    assert [type(one) for one in found] == ([CreateRevision] if published else [])
 
 
 # --- deletions ---

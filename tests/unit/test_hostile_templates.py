@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "format": "{0.__class__}",
     "null": None,
 }
-SLOW = ((Reason.POLICY_TOO_SLOW, "over 2 seconds; look for a loop without end"),)
+SLOW = ((Reason.POLICY_TOO_SLOW, "over 2 seconds of processor time; look for a loop without end"),)
 # Which limit comes first depends on the machine, so what meets another one may meet that of time instead.
 MEMORY = ((Reason.POLICY_TOO_LARGE, "over 96 MiB of memory; look for what grows"), *SLOW)
 LARGE = ((Reason.POLICY_TOO_LARGE, "makes more than the 131072 bytes"), *SLOW)

@@ -9,14 +9,34 @@ from typing import Any, cast
 import pytest
 from hauberk.crds.names import PROFILE_NODES, SECURITY_PROFILES
 from hauberk.operator.cluster import Cluster
-from hauberk.operator.loop import TURN_SECONDS, Loop, pause_after
+from hauberk.operator.loop import AHEAD_SECONDS, LONGEST_PAUSE, SHARE, TURN_SECONDS, Effort, Loop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.loops import Api, body
 
 
-@pytest.mark.parametrize(("busy", "pause"), [(0.0, 0.0), (0.001, 0.003), (0.1, 0.3), (0.5, 1.0), (60.0, 1.0)])
-def test_a_round_is_followed_by_a_pause(busy: float, pause: float):
-    assert pause_after(busy) == pytest.approx(pause)
+def test_after_a_quiet_time_rounds_follow_each_other_without_a_pause():
+    effort = Effort(at=100.0)
+    assert [effort.pause_after(0.1, 100.0) for _ in range(5)] == [0.0] * 5
+    assert effort.pause_after(0.1, 100.0) == pytest.approx(0.4)
+    assert effort.pause_after(0.1, 100.5) == pytest.approx(0.3)  # a tenth of a second was paid back too much
+    assert effort.pause_after(0.4, 200.0) == 0.0
+
+
+@given(st.lists(st.floats(0.0, 0.2), min_size=1, max_size=60))
+def test_in_the_long_run_rounds_take_their_share(busy: list[float]):
+    effort, now = Effort(at=0.0), 0.0
+    for one in busy:
+        now += one
+        now += effort.pause_after(one, now)
+    assert sum(busy) <= AHEAD_SECONDS + SHARE * now + 1e-9
+
+
+def test_a_round_that_takes_long_is_forgiven():
+    effort = Effort(at=0.0)
+    assert effort.pause_after(60.0, 60.0) == LONGEST_PAUSE
+    assert effort.pause_after(0.0, 60.0 + LONGEST_PAUSE) == 0.0
 
 
 class Rounds(Loop[Cluster]):
@@ -44,12 +64,13 @@ async def until(what: Any) -> None:
 
 async def test_while_events_pour_in_most_of_the_time_is_the_others():
     loop = rounds_of(Api())
+    loop.effort.left = 0.0
     loop.takes = 0.02
     task = asyncio.create_task(loop.run())
     began = time.monotonic()
     await until(lambda: loop.wake.set() or loop.rounds == 5)
     task.cancel()
-    assert time.monotonic() - began >= 4 * pause_after(loop.takes)
+    assert 4 * loop.takes <= SHARE * (time.monotonic() - began)
 
 
 async def test_after_a_quiet_time_an_event_is_decided_on_at_once():

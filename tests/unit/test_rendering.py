@@ -228,6 +228,22 @@ async def test_a_hostile_template_holds_up_nobody(renderer: Renderer):
         await slow
 
 
+def child_of(process: int) -> int:
+    (child,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return int(child)
+
+
+async def test_a_template_that_does_not_get_a_processor_is_not_called_endless():
+    async with Renderer(seconds=1.0) as renderer:
+        await one(renderer, "{{ 1 }}")  # its process is there
+        waiting = asyncio.create_task(one(renderer, HOSTILE["an endless loop"][0]))
+        await asyncio.sleep(0.2)
+        os.kill(child_of(process_of(renderer)), signal.SIGSTOP)
+        with pytest.raises(InputFault, match="over 1 seconds on a machine that is busy") as late:
+            await waiting
+    assert late.value.reason == Reason.POLICY_TOO_SLOW
+
+
 async def test_who_kills_the_process_does_not_take_others_with_it(renderer: Renderer):
     await one(renderer, "{{ 1 }}")
     slow = asyncio.create_task(one(renderer, HOSTILE["an endless loop"][0]))
