@@ -33,7 +33,7 @@ from .operators_cluster import OperatorsCluster
 from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
-from .writes import RemoveFinalizer
+from .writes import RemoveFinalizer, Write
 
 log = structlog.get_logger()
 
@@ -181,7 +181,7 @@ class Controller(Loop[OperatorsCluster]):
         rollout = self.rollouts.of(profile, snapshot)
         status = self._status(name, profile, rollout, snapshot.now)
         if not leaving:  # publishing waits for the finalizer
-            await self.carry_out(finalizers(profile, snapshot, rollout))
+            profile = await self._kept(name, profile, finalizers(profile, snapshot, rollout))
         if status != (before := own(profile.status)):
             last = self.written.get(name)
             self.moving += is_progress(before, status)
@@ -192,6 +192,18 @@ class Controller(Loop[OperatorsCluster]):
                 self.written[name] = written(before, status, last, self.clock())
         if leaving:  # what is to go is not called Ready before it goes
             await self.carry_out(finalizers(profile, snapshot, rollout))
+
+    async def _kept(self, name: str, profile: SecurityProfile, writes: list[Write]) -> SecurityProfile:
+        """Return a profile with its finalizer, which is written if need be.
+
+        So that the next round does not write it again before the watch brings it back.
+        """
+        if not writes or not await self.carry_out(writes) or self.profiles.get(name) is not profile:
+            return profile
+        there = [*profile.metadata.finalizers, FINALIZER]
+        metadata = msgspec.structs.replace(profile.metadata, finalizers=there)
+        kept = self.profiles[name] = msgspec.structs.replace(profile, metadata=metadata)
+        return kept
 
     def _status(self, name: str, profile: SecurityProfile, rollout: Rollout, now: datetime) -> ProfileStatus:
         """Return what a status should be; that of a profile of which nothing changed is not made again."""

@@ -10,12 +10,10 @@ from ..crds.models import SecurityProfile
 from ..crds.names import FINALIZER, FORCE_DELETE
 from .rollout import Rollout
 from .snapshot import Snapshot
-from .writes import AddFinalizer, RemoveFinalizer
+from .writes import AddFinalizer, RemoveFinalizer, Write
 
 
-def finalizers(
-    profile: SecurityProfile, snapshot: Snapshot, rollout: Rollout
-) -> list[AddFinalizer | RemoveFinalizer]:
+def finalizers(profile: SecurityProfile, snapshot: Snapshot, rollout: Rollout) -> list[Write]:
     """Return the write that is left to do for a profile's finalizer; at most one.
 
     `rollout` is the profile's in that snapshot.

@@ -304,8 +304,10 @@ class Loop(Generic[C]):
                 log.exception("bug", profile=name)
         return faults
 
-    async def carry_out(self, writes: Iterable[Write]) -> None:
+    async def carry_out(self, writes: Iterable[Write]) -> bool:
         """Do writes up to the first that someone else came before: what follows rests on it.
+
+        Returns whether all were done.
 
         Raises:
             ClusterFault: the API did not take one.
@@ -313,7 +315,8 @@ class Loop(Generic[C]):
         for write in writes:
             log.info("write", what=type(write).__name__, object=object_of(write))
             if not await self.cluster.carry_out(write):
-                return
+                return False
+        return True
 
     async def carry_out_each(self, writes: Iterable[Write]) -> list[ClusterFault]:
         """Do writes that have nothing to do with each other; return what the API did not take.

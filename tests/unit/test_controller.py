@@ -62,8 +62,10 @@ async def test_what_nodes_load_does_not_outlive_its_object(api: Api):
     fresh["metadata"]["finalizers"] = ["someone.else/kept"]
     controller.seen(SECURITY_PROFILES, "a", fresh, deleted=False)
     await controller.reconcile()
+    await controller.reconcile()  # before the watch tells of what was written
     (write,) = api.writes
     assert isinstance(write, AddFinalizer)
+    assert controller.profiles["a"].metadata.finalizers == ["someone.else/kept", FINALIZER]
 
 
 async def test_it_keeps_no_text(api: Api):
