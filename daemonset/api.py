@@ -29,6 +29,7 @@ log = structlog.get_logger()
 # How old a list may be: as old as what the API server has in memory, which costs etcd nothing; or not at all.
 CACHED, FRESH = "0", ""
 TIMEOUT_SECONDS = 10.0
+KEEP_SECONDS = 30.0
 # A watch that was silent for longer than the server keeps one open has lost its server without being told.
 MARGIN_SECONDS = 20.0
 NOT_FOUND, GONE, GATEWAY_TIMEOUT = 404, 410, 504
@@ -156,33 +157,49 @@ class _Token(httpx2.Auth):
         yield request
 
 
+def _client(way: Way, *, http2: bool = False) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        base_url=way.server,
+        verify=way.tls,
+        auth=_Token(way),
+        headers={"User-Agent": "hauberk-agent"},
+        timeout=TIMEOUT_SECONDS,
+        # Reports of one burst go over one connection; between bursts none is kept.
+        limits=httpx2.Limits(keepalive_expiry=KEEP_SECONDS),
+        http2=http2,
+        # The API server is never behind a proxy of the pod's.
+        trust_env=False,
+    )
+
+
 @dataclass(frozen=True)
 class Api:
-    """The API server; each call may raise an `ApiFault`."""
+    """The API server; each call may raise an `ApiFault`.
+
+    Attributes:
+        client: for what is answered at once.
+        watcher: for watches; the same where it is None.
+    """
 
     client: httpx2.AsyncClient
+    watcher: httpx2.AsyncClient | None = None
 
     @classmethod
     def open(cls, way: Way) -> Api:
-        """Return the API server at the end of a way; nothing is asked of it yet."""
-        return cls(
-            httpx2.AsyncClient(
-                base_url=way.server,
-                verify=way.tls,
-                auth=_Token(way),
-                headers={"User-Agent": "hauberk-agent"},
-                timeout=TIMEOUT_SECONDS,
-                # One connection for all that is asked: two watches and a report would take three, and shake
-                # hands anew for each report. With a thousand nodes that is a fifth of the API server's work.
-                http2=True,
-                # The API server is never behind a proxy of the pod's.
-                trust_env=False,
-            )
-        )
+        """Return the API server at the end of a way; nothing is asked of it yet.
+
+        There are two connections. Both watches share one (HTTP/2), where each would have one of its own. No
+        third may be on it: of all that wait for a connection httpx2 lets one read at a time, and who has an
+        answer there already waits behind whoever is next and has none. Two take turns; a report beside two
+        silent watches waited for the next bookmark, for up to a minute.
+        """
+        return cls(_client(way), _client(way, http2=True))
 
     async def close(self) -> None:
         """Close every connection."""
         await self.client.aclose()
+        if self.watcher:
+            await self.watcher.aclose()
 
     async def list(self, what: Resource[T], at: str = FRESH) -> Listed[T]:
         """Return all objects, as they are at `at` or later.
@@ -230,7 +247,9 @@ class Api:
             params["fieldSelector"] = what.fields
         timeout = httpx2.Timeout(self.client.timeout.connect, read=seconds + MARGIN_SECONDS)
         try:
-            async with self.client.stream("GET", what.path, params=params, timeout=timeout) as response:
+            async with (self.watcher or self.client).stream(
+                "GET", what.path, params=params, timeout=timeout
+            ) as response:
                 if not response.is_success:
                     await response.aread()
                     raise _watch_fault(_refusal(response), _REFUSED_FOR_NOW)

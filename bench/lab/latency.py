@@ -18,12 +18,13 @@ from lightkube.generic_resource import create_global_resource
 from lightkube.types import PatchType
 
 from bench.figures import Figure, percentile
-from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, agent_pod, deny_write, kubectl, ok, profile
+from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, agent_pod, deny_write, kubectl, ok, on_node, profile
 
 Profiles = create_global_resource("hauberk.dev", "v1alpha1", "SecurityProfile", "securityprofiles")
 
 RUNS = 30
 AT_ONCE = 80
+BARE_NODE = "debian13"
 # Between two runs: each is one user's, not a part of a burst.
 PAUSE_SECONDS = 2.0
 LONGEST_SECONDS = 300
@@ -31,14 +32,35 @@ LONGEST_SECONDS = 300
 
 def measure() -> list[Figure]:
     """Return the figures, in seconds."""
+    bare = [_bare() for _ in range(RUNS)]
     client = Client(KubeConfig.from_env(), trust_env=False)
     ready, kernels, gone = _one_by_one(client)
     return [
+        Figure(
+            "lab-bare", f"the parser alone, 3 runs on one node, p50 of {RUNS}", percentile(bare, 0.5), "s"
+        ),
         *_percentiles("lab-ready", f"apply to Ready, {len(APPARMOR_NODES)} nodes", ready, goal=0.6),
         *_percentiles("lab-kernels", "apply to the last kernel", kernels, goal=0.3),
         *_percentiles("lab-gone", "delete to gone", gone, goal=1.0),
         *_at_once(client),
     ]
+
+
+def _bare() -> float:
+    """Return the seconds that the parser takes for what no design can do without: verdict, compile, load.
+
+    By hand, on one node, while nothing else happens.
+    """
+    text = deny_write("bare")
+    runs = (
+        "apparmor_parser -QK --stdout /run/bare > /dev/null",
+        "apparmor_parser -QK --stdout /run/bare > /run/bare.bin",
+        "apparmor_parser --replace --binary /run/bare.bin",
+    )
+    timed = f"b=$(date +%s%N); {'; '.join(runs)}; echo $((($(date +%s%N) - b) / 1000000))"
+    said = on_node(BARE_NODE, "sh", "-c", f"cat > /run/bare; {timed}", given=text)
+    on_node(BARE_NODE, "apparmor_parser", "--remove", "/run/bare")
+    return int(said.split()[-1]) / 1000
 
 
 def _percentiles(key: str, what: str, samples: list[float], goal: float) -> list[Figure]:

@@ -7,6 +7,7 @@ of the cluster, whom nothing is refused, but to set a scene.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import json
@@ -808,6 +809,27 @@ def test_an_agent_may_nothing_else(agent: Agent, accounts: Accounts) -> None:
         assert accounts.ask(agent.token, "GET", path) == 200  # the token is good for these
     answers = {request: accounts.ask(agent.token, *request) for request in ASKED}
     assert answers == dict.fromkeys(ASKED, FORBIDDEN)
+
+
+async def test_a_report_waits_for_no_watch_that_is_silent(agent: Agent) -> None:
+    """The three once shared a connection, on which a report's answer waited for the next bookmark."""
+    heard: list[object] = []
+    following = [
+        asyncio.create_task(agent.cluster.follow_revisions(heard.append, lambda *_: None)),
+        asyncio.create_task(agent.cluster.follow_node(heard.append)),
+    ]
+    try:
+        async with asyncio.timeout(20):
+            while len(heard) < len(following):  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # both watches are there
+        for _ in range(100):
+            async with asyncio.timeout(5):
+                await agent.report(agent.node)
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
 
 
 async def test_an_agent_counts_the_nodes_that_have_one(agent: Agent, accounts: Accounts) -> None:
