@@ -815,7 +815,7 @@ async def test_a_report_waits_for_no_watch_that_is_silent(agent: Agent) -> None:
     """The three once shared a connection, on which a report's answer waited for the next bookmark."""
     heard: list[object] = []
     following = [
-        asyncio.create_task(agent.cluster.follow_revisions(heard.append, lambda *_: None)),
+        asyncio.create_task(agent.cluster.follow_revisions(heard.append, lambda _name, _revision: None)),
         asyncio.create_task(agent.cluster.follow_node(heard.append)),
     ]
     try:
