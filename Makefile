@@ -25,7 +25,7 @@ demo-down: $(VENV)/.done ## End the demo's cluster
 
 test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
 
-test-fast: check test-deps ## Everything but the lab, in about six minutes
+test-fast: check test-deps ## Everything but the lab, in about ten minutes
 	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
