@@ -26,6 +26,7 @@ from .desired import collected, desired, publishes, tombstones
 from .judging import Judging
 from .loop import RETRY_SECONDS, Loop
 from .publish import Judged, content_digest, judged_text, judgement, name_owners, unjudged_kinds
+from .writes import CreateRevision
 
 log = structlog.get_logger()
 
@@ -86,7 +87,12 @@ class Publisher(Loop[AdmissionsCluster]):
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]
     ) -> None:
-        await self.carry_out(desired(profile, snapshot, owners))
+        writes = desired(profile, snapshot, owners)
+        if await self.carry_out(writes):
+            for write in writes:
+                if isinstance(write, CreateRevision):
+                    # So that the next round does not write it again before the watch brings it back.
+                    self.revisions.setdefault(write.revision.metadata.name, write.revision)
         judged = judgement(profile, snapshot, owners)
         if judged is None or profile.metadata.deletion_timestamp:
             return

@@ -58,6 +58,15 @@ async def test_each_text_is_judged_once_and_published(api: Api, parser: Parser):
     assert publisher.asked == {}
 
 
+async def test_a_revision_is_created_once_though_the_watch_is_behind(api: Api, parser: Parser):
+    publisher = publisher_of(api, parser)
+    publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await judged(publisher)
+    for _ in range(3):  # before the watch tells of what was created
+        await publisher.reconcile()
+    assert [type(write) for write in api.writes] == [CreateRevision]
+
+
 async def test_what_did_not_change_is_not_written(api: Api, parser: Parser):
     publisher = publisher_of(api, parser)
     publisher.seen(SECURITY_PROFILES, "c", body("c", "broken"), deleted=False)
