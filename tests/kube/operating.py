@@ -22,7 +22,7 @@ BOOT = "11111111-2222-3333-4444-555555555555"
 POLICY = "profile {name} {{\n  file,\n  deny {folder}/** w,\n}}\n"
 
 
-def eventually(what: Callable[[], Any], within: float = 30) -> Any:
+def eventually(what: Callable[[], Any], within: float = 60) -> Any:
     """Return what a function returns once that is true; what is not there yet is not yet."""
     end = time.monotonic() + within
     while True:
