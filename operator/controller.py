@@ -181,7 +181,7 @@ class Controller(Loop[OperatorsCluster]):
         rollout = self.rollouts.of(profile, snapshot)
         status = self._status(name, profile, rollout, snapshot.now)
         if not leaving:  # publishing waits for the finalizer
-            profile = await self._kept(name, profile, finalizers(profile, snapshot, rollout))
+            profile = await self._kept(profile, finalizers(profile, snapshot, rollout))
         if status != (before := own(profile.status)):
             last = self.written.get(name)
             self.moving += is_progress(before, status)
@@ -193,16 +193,14 @@ class Controller(Loop[OperatorsCluster]):
         if leaving:  # what is to go is not called Ready before it goes
             await self.carry_out(finalizers(profile, snapshot, rollout))
 
-    async def _kept(self, name: str, profile: SecurityProfile, writes: list[Write]) -> SecurityProfile:
-        """Return a profile with its finalizer, which is written if need be.
-
-        So that the next round does not write it again before the watch brings it back.
-        """
-        if not writes or not await self.carry_out(writes) or self.profiles.get(name) is not profile:
+    async def _kept(self, profile: SecurityProfile, writes: list[Write]) -> SecurityProfile:
+        """Return a profile with its finalizer, which is written if need be."""
+        if not writes or not await self.carry_out(writes):
             return profile
         there = [*profile.metadata.finalizers, FINALIZER]
         metadata = msgspec.structs.replace(profile.metadata, finalizers=there)
-        kept = self.profiles[name] = msgspec.structs.replace(profile, metadata=metadata)
+        kept = msgspec.structs.replace(profile, metadata=metadata)
+        self.remember(profile, kept)
         return kept
 
     def _status(self, name: str, profile: SecurityProfile, rollout: Rollout, now: datetime) -> ProfileStatus:
@@ -258,11 +256,9 @@ class Controller(Loop[OperatorsCluster]):
 
     async def _write_status(self, name: str, profile: SecurityProfile, status: ProfileStatus) -> None:
         await self.cluster.write_status(name, status)
-        if name in self.profiles and self.profiles[name] is profile:
-            # So that the next round does not write it again before the watch brings it back.
-            others = [one for one in profile.status.conditions if one.type not in TYPES]
-            whole = msgspec.structs.replace(status, conditions=others + status.conditions)
-            self.profiles[name] = msgspec.structs.replace(profile, status=whole)
+        others = [one for one in profile.status.conditions if one.type not in TYPES]
+        whole = msgspec.structs.replace(status, conditions=others + status.conditions)
+        self.remember(profile, msgspec.structs.replace(profile, status=whole))
         before = {one.type: one.reason for one in profile.status.conditions}
         for one in status.conditions:
             if one.type == "Ready" and one.reason != before.get("Ready"):

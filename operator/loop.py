@@ -304,6 +304,15 @@ class Loop(Generic[C]):
                 log.exception("bug", profile=name)
         return faults
 
+    def remember(self, before: SecurityProfile, after: SecurityProfile) -> None:
+        """Take note of what was just written, so that the next round does not write it again.
+
+        The watch brings it back later, and may have told of something newer meanwhile: that stays.
+        """
+        name = before.metadata.name
+        if self.profiles.get(name) is before:
+            self.profiles[name] = after
+
     async def carry_out(self, writes: Iterable[Write]) -> bool:
         """Do writes up to the first that someone else came before: what follows rests on it.
 

@@ -91,7 +91,7 @@ class Publisher(Loop[AdmissionsCluster]):
         if await self.carry_out(writes):
             for write in writes:
                 if isinstance(write, CreateRevision):
-                    # So that the next round does not write it again before the watch brings it back.
+                    # as `remember` does for profiles
                     self.revisions.setdefault(write.revision.metadata.name, write.revision)
         judged = judgement(profile, snapshot, owners)
         if judged is None or profile.metadata.deletion_timestamp:
@@ -101,11 +101,9 @@ class Publisher(Loop[AdmissionsCluster]):
             return
         await self.cluster.write_acceptance(name, condition)
         log.info("accepted", profile=name, status=condition.status, reason=condition.reason)
-        if self.profiles.get(name) is profile:
-            # So that the next round does not write it again before the watch brings it back.
-            others = [one for one in profile.status.conditions if one.type != condition.type]
-            status = msgspec.structs.replace(profile.status, conditions=[condition, *others])
-            self.profiles[name] = msgspec.structs.replace(profile, status=status)
+        others = [one for one in profile.status.conditions if one.type != condition.type]
+        status = msgspec.structs.replace(profile.status, conditions=[condition, *others])
+        self.remember(profile, msgspec.structs.replace(profile, status=status))
 
     def _judge(self, snapshot: Judged) -> None:
         """Start to judge the texts that nobody has judged yet.
