@@ -18,13 +18,13 @@ from lightkube.generic_resource import create_global_resource
 from lightkube.types import PatchType
 
 from bench.figures import Figure, percentile
+from bench.lab import parser
 from tests.e2e.cluster import APPARMOR_NODES, SYSTEM, agent_pod, deny_write, kubectl, ok, on_node, profile
 
 Profiles = create_global_resource("hauberk.dev", "v1alpha1", "SecurityProfile", "securityprofiles")
 
 RUNS = 30
 AT_ONCE = 80
-BARE_NODE = "debian13"
 # Between two runs: each is one user's, not a part of a burst.
 PAUSE_SECONDS = 2.0
 LONGEST_SECONDS = 300
@@ -51,16 +51,15 @@ def _bare() -> float:
 
     By hand, on one node, while nothing else happens.
     """
-    text = deny_write("bare")
-    runs = (
+    took = parser.seconds(
+        "cat > /run/bare",
         "apparmor_parser -QK --stdout /run/bare > /dev/null",
         "apparmor_parser -QK --stdout /run/bare > /run/bare.bin",
         "apparmor_parser --replace --binary /run/bare.bin",
+        given=deny_write("bare"),
     )
-    timed = f"b=$(date +%s%N); {'; '.join(runs)}; echo $((($(date +%s%N) - b) / 1000000))"
-    said = on_node(BARE_NODE, "sh", "-c", f"cat > /run/bare; {timed}", given=text)
-    on_node(BARE_NODE, "apparmor_parser", "--remove", "/run/bare")
-    return int(said.split()[-1]) / 1000
+    on_node(parser.NODE, "apparmor_parser", "--remove", "/run/bare")
+    return took
 
 
 def _percentiles(key: str, what: str, samples: list[float], goal: float) -> list[Figure]:

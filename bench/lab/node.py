@@ -1,6 +1,6 @@
 """What Hauberk costs one real node: many loads beside the parser's own time, drift, and the agent itself.
 
-Used by `run`, inside a lab, on the node whose own parser is of the image's version.
+Used by `run`, inside a lab, on one node.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from bench.figures import Figure, Floor, percentile
+from bench.lab import parser
 from tests.e2e.cluster import (
     SYSTEM,
     agent_pod,
@@ -23,10 +24,11 @@ from tests.e2e.cluster import (
     ok,
     on_node,
     profile,
+    wait_published,
 )
 from tests.e2e.test_drift import REMOVED_UNTIL_BACK
 
-NODE = "debian13"
+NODE = parser.NODE
 LOADS = 100
 HELD = 200
 DRIFTS = 20
@@ -57,9 +59,7 @@ def _loads() -> list[Figure]:
     for number in range(LOADS):
         name = f"floor-{number:03}"
         on_node(NODE, "sh", "-c", f"cat > {folder}/{name}", given=deny_write(name))
-    parser = f"apparmor_parser --replace --skip-cache {folder}/*"
-    said = on_node(NODE, "sh", "-c", f"b=$(date +%s%N); {parser}; echo $((($(date +%s%N) - b) / 1000000))")
-    floor = int(said.split()[-1]) / 1000
+    floor = parser.seconds(f"apparmor_parser --replace --skip-cache {folder}/*")
     on_node(NODE, "sh", "-c", f"apparmor_parser --remove {folder}/*; rm -r {folder}")
     return [
         Figure(
@@ -127,16 +127,6 @@ def _agent() -> list[Figure]:
 def _on_node(name: str, *, first: bool) -> dict[str, Any]:
     label = {"bench": "first"} if first else {"kubernetes.io/hostname": NODE}
     return profile(name, deny_write(name), nodeSelector={"matchLabels": label})
-
-
-def wait_published(name: str) -> None:
-    """Return when nothing is left to do for a profile that selects no node yet."""
-
-    def settled() -> bool:
-        conditions = get("secprof", name).get("status", {}).get("conditions", [])
-        return any(one["type"] == "Ready" and one["reason"] == "NoNodes" for one in conditions)
-
-    eventually(settled)
 
 
 def _held() -> int:

@@ -227,6 +227,16 @@ def webhook_answers() -> bool:
     return "denied the request" in kubectl("apply", "--dry-run=server", "--filename=-", given=probe).stderr
 
 
+def wait_published(name: str) -> None:
+    """Return when nothing is left to do for a profile that selects no node yet."""
+
+    def settled() -> bool:
+        conditions = get("secprof", name).get("status", {}).get("conditions", [])
+        return any(one["type"] == "Ready" and one["reason"] == "NoNodes" for one in conditions)
+
+    eventually(settled)
+
+
 def wait_ready(name: str, timeout: int = 60) -> dict[str, Any]:
     ok(
         kubectl(
