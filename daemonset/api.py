@@ -178,11 +178,11 @@ class Api:
 
     Attributes:
         client: for what is answered at once.
-        watcher: for watches; the same where it is None.
+        watcher: for watches.
     """
 
     client: httpx2.AsyncClient
-    watcher: httpx2.AsyncClient | None = None
+    watcher: httpx2.AsyncClient
 
     @classmethod
     def open(cls, way: Way) -> Api:
@@ -198,8 +198,7 @@ class Api:
     async def close(self) -> None:
         """Close every connection."""
         await self.client.aclose()
-        if self.watcher:
-            await self.watcher.aclose()
+        await self.watcher.aclose()
 
     async def list(self, what: Resource[T], at: str = FRESH) -> Listed[T]:
         """Return all objects, as they are at `at` or later.
@@ -245,11 +244,9 @@ class Api:
         }
         if what.fields:
             params["fieldSelector"] = what.fields
-        timeout = httpx2.Timeout(self.client.timeout.connect, read=seconds + MARGIN_SECONDS)
+        timeout = httpx2.Timeout(self.watcher.timeout.connect, read=seconds + MARGIN_SECONDS)
         try:
-            async with (self.watcher or self.client).stream(
-                "GET", what.path, params=params, timeout=timeout
-            ) as response:
+            async with self.watcher.stream("GET", what.path, params=params, timeout=timeout) as response:
                 if not response.is_success:
                     await response.aread()
                     raise _watch_fault(_refusal(response), _REFUSED_FOR_NOW)

@@ -32,7 +32,8 @@ numbers = itertools.count(1)
 def connect(kubeconfig: Path) -> Api:
     way = KubeConfig.from_file(kubeconfig).get()
     assert way
-    return Api(client_adapter.AsyncClient(way, client_adapter.ConnectionParams(http2=True)))
+    client = client_adapter.AsyncClient(way, client_adapter.ConnectionParams(http2=True))
+    return Api(client, client)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,8 @@ async def test_the_server_sends_bookmarks(store: Store, control_plane: ControlPl
 
 async def test_a_version_that_nobody_remembers_costs_one_list(store: Store, control_plane: ControlPlane):
     old = store.create()
-    aged = Aged(connect(control_plane.kubeconfig).client)
+    client = connect(control_plane.kubeconfig).client
+    aged = Aged(client, client)
     with pytest.raises(ExpiredFault, match="410 Expired"):
         assert not [change async for change in aged.watch(REVISIONS, "1", 5) if change.name]
     follower = Follower(aged)
@@ -224,7 +226,8 @@ async def test_a_store_that_was_put_back_is_listed_as_it_is(
     """A watch from a version that it has not reached hears nothing, and nobody says so."""
     monkeypatch.setattr(following, "RELIST_AFTER_BREAK_SECONDS", (1.0, 1.0))
     old = store.create()
-    ahead = Ahead(connect(control_plane.kubeconfig).client)
+    client = connect(control_plane.kubeconfig).client
+    ahead = Ahead(client, client)
     follower = Follower(ahead)
     async with follower.follows():
         await follower.until(lambda: follower.watches == 1)

@@ -147,7 +147,8 @@ class Seen:
 
 def connected(answer: Callable[[httpx2.Request], httpx2.Response]) -> Api:
     transport = httpx2.MockTransport(answer)
-    return Api(httpx2.AsyncClient(base_url="https://api", transport=transport, verify=False))
+    client = httpx2.AsyncClient(base_url="https://api", transport=transport, verify=False)
+    return Api(client, client)
 
 
 async def followed(

@@ -486,7 +486,7 @@ def a_pod(name: str, profile: str, phase: str = "Running") -> dict[str, Any]:
 
 def cluster(answer: Callable[[httpx2.Request], httpx2.Response]) -> Cluster:
     client = httpx2.AsyncClient(base_url="https://api", transport=httpx2.MockTransport(answer), verify=False)
-    return Cluster(Api(client), "n1", "hauberk-system")
+    return Cluster(Api(client, client), "n1", "hauberk-system")
 
 
 async def test_the_nodes_own_pods_are_asked_for_in_all_namespaces():

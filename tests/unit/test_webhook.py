@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from hauberk.profiles.check import Judge
 from hauberk.profiles.parser import Parser
 from hauberk.profiles.rendering import Renderer
 
+from lab.controlplane import free_ports
 from tests.unit.loops import Api, body
 
 
@@ -31,12 +31,6 @@ def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(served)
     return server, ssl.create_default_context(cadata=authority.decode())
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def question(profile: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +48,7 @@ async def test_only_who_publishes_is_asked_again(
     served, trusting = contexts(tmp_path)
     judging = Judging(Judge(parser, Renderer()))
     publisher = Publisher(cast("AdmissionsCluster", Api()), judging=judging, leads=lambda: leads)
-    webhook = Webhook(publisher, served, lambda: True, free_port(), is_ending=ending)
+    webhook = Webhook(publisher, served, lambda: True, *free_ports(1), is_ending=ending)
     await webhook.start()
     try:
         async with httpx2.AsyncClient(
