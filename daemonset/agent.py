@@ -33,6 +33,12 @@ WRITE_RETRY_SECONDS = (0.5, 20.0)
 # What changes soon after a write waits, so that all agents together write about this often.
 WRITES_PER_SECOND = 100
 SPACING_SECONDS = (1.0, 10.0)
+# What had to wait waits on, in parts of that spacing, until nothing more has come for the first, and for the
+# second at most: of a burst the second write has all.
+CALM_SPACINGS, LONGEST_SPACINGS = 0.3, 4.0
+# There an API server that is slow to answer is spared more: its spacing is so many times what the last write
+# took, up to so many seconds.
+TAKEN_TIMES, TAKEN_SECONDS = 10.0, 30.0
 # Bad news does not wait for longer, however many nodes there are.
 BAD_NEWS_SECONDS = 1.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
@@ -53,6 +59,7 @@ class Agent:
         profile_node: the report as it is now.
         written: the report as the API has it; None where that is not known.
         written_at: when that was written (monotonic seconds).
+        took: how many seconds that took.
         nodes: how many there are with an agent, as far as is known.
         counted: they could be counted the last time.
     """
@@ -69,6 +76,7 @@ class Agent:
     reported: bool = False
     written: ProfileNode | None = None
     written_at: float = float("-inf")
+    took: float = 0.0
     nodes: int = 1
     counted: bool = True
     reconcilers: dict[str, Reconciler] = field(init=False)
@@ -168,7 +176,9 @@ class Agent:
                     self.dirty.clear()  # what changes from here on is written in the next round
                     # A write that fails may have been made all the same.
                     writing, self.written = self.profile_node, None
+                    began = time.monotonic()
                     await self.cluster.write(writing)
+                    self.took = time.monotonic() - began
                     self.written = writing
                     log.info("reported", summary=writing.status.summary)
             self.written_at = time.monotonic()
@@ -177,16 +187,27 @@ class Agent:
     async def _next_turn(self) -> None:
         """Return when the report changed and may be written; what turns up meanwhile may be more urgent."""
         await self.dirty.wait()
+        first = last = time.monotonic()
         while True:
             self.dirty.clear()
-            urgent = self.profile_node is not None and report.is_bad_news(self.written, self.profile_node)
-            spacing = min(self.spacing, BAD_NEWS_SECONDS) if urgent else self.spacing
-            left = self.written_at + spacing - time.monotonic()
+            left = self._due(first, last) - time.monotonic()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self.dirty.wait()
+                last = time.monotonic()
+
+    def _due(self, first: float, last: float) -> float:
+        """Return when a report may be written of which the first and the last change came then."""
+        if self.profile_node is not None and report.is_bad_news(self.written, self.profile_node):
+            return self.written_at + min(self.spacing, BAD_NEWS_SECONDS)
+        due = self.written_at + self.spacing
+        if first >= due:
+            return first
+        spacing = max(self.spacing, min(self.took * TAKEN_TIMES, TAKEN_SECONDS))
+        calm = last + spacing * CALM_SPACINGS
+        return max(due, min(calm, self.written_at + spacing * LONGEST_SPACINGS))
 
     async def _ask_for_report(self) -> None:
         """See now and then whether the API still has the report: nobody tells of one that was deleted."""

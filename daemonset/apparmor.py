@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import re
 import time
@@ -106,6 +107,26 @@ def _former(before: Holding | None, names: set[str]) -> list[str]:
     return sorted({*before.modes, *before.former} - names) if before else []
 
 
+# What the kernel means by its errors (aa_replace_profiles in policy.c, aa_unpack in policy_unpack.c).
+_MEANT = {
+    errno.EACCES: "the agent may not load policy: it lacks CAP_MAC_ADMIN, or is confined itself",
+    errno.EPERM: "the kernel's policy is locked until the node's next boot (apparmor.lock_policy)",
+    errno.EPROTO: "the policy is not as this kernel reads it",
+    errno.EPROTONOSUPPORT: "the policy has a version that this kernel does not know",
+    errno.EBADMSG: "the policy is torn",
+    errno.ENOENT: "a profile that one of the policy's is the child of is not loaded",
+    errno.ENOMEM: "the node is out of memory",
+    errno.EEXIST: "the kernel holds one of the policy's names already and does not replace it",
+}
+
+
+def refusal(error: OSError) -> str:
+    """Return a sentence on why the kernel did not take a policy."""
+    said = f"the kernel refuses the policy: {error.strerror}"
+    meant = _MEANT.get(error.errno or 0)
+    return f"{said}; {meant}" if meant else said
+
+
 @dataclass(frozen=True)
 class CompiledText(Prepared):
     """A text that compiled here."""
@@ -159,7 +180,7 @@ class AppArmor(Backend):
         loads: Sequence[Prepared],
         holdings: Mapping[str, Holding],
     ) -> Outcome:
-        """Take away, each by itself, then load in one run; return what became of each step."""
+        """Take away, then load; return what became of each step."""
         outcome: Outcome = {}
         held = dict(holdings)
         for step in steps:
@@ -214,7 +235,7 @@ class AppArmor(Backend):
         return CompiledText(step, holding, binary)
 
     async def load(self, prepared: Sequence[CompiledText], holdings: Mapping[str, Holding]) -> Loads:
-        """Load texts, all in one run of the parser, and return what the kernel was read to hold, or why not.
+        """Load texts, and return what the kernel was read to hold, or why not.
 
         What the kernel holds already is not loaded again. `holdings` are all that is held now.
         """
@@ -245,23 +266,34 @@ class AppArmor(Backend):
         return outcome
 
     async def _into_kernel(self, ready: Sequence[tuple[CompiledText, Holding]]) -> Loads:
-        refused: NodeFault | None = None
-        try:
-            await self.parser.load(*(one.compiled.file or one.compiled.binary for one, _ in ready))
-        except NodeFault as fault:
-            refused = fault
+        refused: dict[Key, NodeFault] = {}
+        for one, _ in ready:
+            try:
+                await self._replace(one.compiled.binary)
+            except NodeFault as fault:
+                refused[one.step.key] = fault
         kernel = self.host.kernel()
         outcome: Loads = {}
         for one, holding in ready:
             wrong = mismatch(holding, kernel, holding.boot_id)
-            # Without hashes the text before looks the same: only a run that refused nothing proves this one.
-            if not wrong and (refused is None or not mismatch(holding, kernel, "")):
+            fault = refused.get(one.step.key)
+            # Without hashes the text before looks the same: only a kernel that took this one proves it.
+            if not wrong and (fault is None or not mismatch(holding, kernel, "")):
                 outcome[one.step.key] = holding
-            elif len(ready) > 1:  # whose fault it is shows when it is loaded alone
-                outcome |= await self._into_kernel([(one, holding)])
             else:
-                outcome[one.step.key] = refused or NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
+                outcome[one.step.key] = fault or NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return outcome
+
+    async def _replace(self, policy: bytes) -> None:
+        """Have the kernel take compiled policy: what apparmor_parser does last, without a run of it.
+
+        Raises:
+            NodeFault: the kernel refuses it.
+        """
+        try:
+            await asyncio.to_thread(self.host.replace, policy)  # the kernel verifies a large policy for long
+        except OSError as error:
+            raise NodeFault(Reason.LOAD_FAILED, refusal(error)) from error
 
     async def _refuse_foreign(
         self, step: Load, holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
@@ -336,7 +368,8 @@ class AppArmor(Backend):
         Raises:
             NodeFault: the kernel does not take it.
         """
-        await self.parser.load(*(one.policy for one in originals))
+        for one in originals:
+            await self._replace(one.policy)
         if lacking := sorted(_names_in(originals) - self.host.kernel().keys()):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"the host's {lacking[0]} was given back and is not there")
 
@@ -451,7 +484,7 @@ class AppArmor(Backend):
             raise NodeFault(Reason.LOAD_FAILED, "its names can't be spelled, so nothing can take its place")
         if originals:
             await self._give_back(originals)
-        await self.parser.load(binary)
+        await self._replace(binary)
         if wrong := mismatch(released, self.host.kernel(), released.boot_id):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return released

@@ -6,6 +6,7 @@ torn or changed file is no entry. Losing the whole cache costs time and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,12 +25,10 @@ class Compiled:
     Attributes:
         binary: what the kernel takes.
         slow: whether it took too long to compile for the node's own boot.
-        file: where the cache has it; None where the disk took no copy.
     """
 
     binary: bytes
     slow: bool
-    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,18 +60,17 @@ class Cache:
             binary = self.host.read(self.folder, file)
             for slow in (False, True):
                 if binary is not None and file == _name(key, binary, slow=slow):
-                    return Compiled(binary, slow, self.folder / file)
+                    return Compiled(binary, slow)
             self.host.discard(self.folder, file)
         return None
 
     def put(self, text: str, mode: str, binary: bytes, *, slow: bool) -> Compiled:
-        """Return compiled policy as it is kept from now on, or without a file where the disk is full."""
-        name = _name(self.key(text, mode), binary, slow=slow)
-        try:
-            self.host.write(self.folder, name, binary, durable=False)
-        except OSError:  # it is a cache
-            return Compiled(binary, slow)
-        return Compiled(binary, slow, self.folder / name)
+        """Return compiled policy, which is kept from now on, but where the disk is full."""
+        with contextlib.suppress(OSError):  # it is a cache
+            self.host.write(
+                self.folder, _name(self.key(text, mode), binary, slow=slow), binary, durable=False
+            )
+        return Compiled(binary, slow)
 
     def keep(self, texts: Iterable[tuple[str, str]]) -> None:
         """Delete every entry but those of these texts with their modes."""

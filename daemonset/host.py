@@ -213,6 +213,17 @@ class Host:
                     return Path(folder, "raw_data").read_bytes()
         return None
 
+    def replace(self, policy: bytes) -> None:
+        """Load compiled policy into the kernel, in the place of what it holds under these names.
+
+        The kernel takes what is written at once whole, or nothing of it (apparmorfs.c, policy_update).
+
+        Raises:
+            OSError: the kernel refuses it.
+        """
+        with (self.apparmor / ".replace").open("wb", buffering=0) as kernel:
+            kernel.write(policy)
+
     def remove(self, name: str) -> bool:
         """Remove a profile and its children from the kernel; return whether it was there."""
         try:

@@ -7,8 +7,9 @@ crash between two steps heals itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from ..crds.models import Problem, ProfileRevision, RevisionSpec, Text
@@ -161,6 +162,32 @@ class Snapshot:
     refused: Mapping[Key, Problem] = field(default_factory=dict[Key, Problem])
     kind: str = ANY_FACTS
 
+    @cached_property
+    def by_profile(self) -> dict[str, list[ProfileRevision]]:
+        """Return each profile's revisions, the wanted one first."""
+        found: dict[str, list[ProfileRevision]] = {}
+        for revision in self.revisions:
+            found.setdefault(revision.spec.profile, []).append(revision)
+        for several in found.values():
+            if len(several) > 1:
+                several.sort(key=lambda revision: revision.spec.placement.sequence, reverse=True)
+        return found
+
+    @cached_property
+    def profiles(self) -> set[str]:
+        """Return every profile that is wanted or held."""
+        return self.by_profile.keys() | self.holdings.keys()
+
+    @cached_property
+    def claimed(self) -> frozenset[str]:
+        """Return the names that the holdings' texts define."""
+        return _claimed(self.holdings)
+
+    @cached_property
+    def children(self) -> Mapping[str, Sequence[str]]:
+        """Return the kernel's child profiles by the name that stands before the first `//`."""
+        return _children(self.kernel)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -179,40 +206,35 @@ class Plan:
     of_other_kind: frozenset[str] = frozenset()
 
 
-def plan(snapshot: Snapshot) -> Plan:
-    """Return the steps that bring the kernel from what it holds to what the revisions want."""
+def plan(snapshot: Snapshot, at_rest: Collection[str] = ()) -> Plan:
+    """Return the steps that bring the kernel from what it holds to what the revisions want.
+
+    `at_rest` are profiles of which it is known that there is nothing to do or to tell.
+    """
     steps: list[Step] = []
     problems: dict[str, Problem] = {}
-    wanted = _by_profile(snapshot.revisions)
-    for profile in sorted(wanted.keys() | snapshot.holdings.keys()):
-        step, problem = _one(profile, wanted.get(profile, []), snapshot)
+    orphans: set[str] = set()
+    other: set[str] = set()
+    for profile in sorted(snapshot.profiles.difference(at_rest)):
+        revisions, holding = snapshot.by_profile.get(profile, []), snapshot.holdings.get(profile)
+        step, problem = _one(profile, revisions, snapshot)
         if step and step.key in snapshot.refused:
             problem = problem or snapshot.refused[step.key]
         elif step:
             steps.append(step)
         if problem:
             problems[profile] = problem
+        if holding and _orphan(holding, revisions):
+            orphans.add(profile)
+        if holding and _of_other_kind(holding, revisions, snapshot):
+            other.add(profile)
     steps.sort(key=lambda step: _ORDER[type(step)])
-    orphans = {name for name, one in snapshot.holdings.items() if _orphan(one, wanted.get(name, []))}
-    other = {
-        name for name, one in snapshot.holdings.items() if _of_other_kind(one, wanted.get(name, []), snapshot)
-    }
     return Plan(tuple(steps), problems, frozenset(orphans), frozenset(other))
 
 
 # What goes away goes first: a profile may take over a name that another gives up. The disk comes last: what
 # the kernel holds does not wait for it.
 _ORDER: dict[type[Step], int] = {Remove: 0, Release: 1, Prune: 2, Load: 3, Persist: 4}
-
-
-def _by_profile(revisions: Iterable[ProfileRevision]) -> dict[str, list[ProfileRevision]]:
-    """Return each profile's revisions, the wanted one first."""
-    found: dict[str, list[ProfileRevision]] = {}
-    for revision in revisions:
-        found.setdefault(revision.spec.profile, []).append(revision)
-    for several in found.values():
-        several.sort(key=lambda revision: revision.spec.placement.sequence, reverse=True)
-    return found
 
 
 def _withdrawn(revisions: Iterable[ProfileRevision]) -> dict[str, bool]:
@@ -439,7 +461,7 @@ def _repair(holding: Holding, snapshot: Snapshot) -> Step | None:
             requires=tuple(holding.requires),
             drift=wrong if holding.boot_id == snapshot.boot_id else "",
         )
-    stale = stale_names(holding, snapshot.holdings, snapshot.kernel)
+    stale = _stale(holding, snapshot.claimed, snapshot.children, snapshot.kernel)
     # Also where no name is left: what the host loads under one later must not be taken for it.
     prune = Prune(holding, stale) if stale or holding.former else None
     if prune and prune.key not in snapshot.refused:
@@ -484,10 +506,32 @@ def stale_names(
 
     Names that the text gave up, and children of those it kept: replacing a parent inherits its children.
     """
-    claimed = {name for one in holdings.values() for name in one.modes} | set(holding.modes)
-    parents = {name for name in holding.modes if "//" not in name}
-    left = {name for name in kernel if "//" in name and top_level(name) in parents}
-    return tuple(sorted((left | (set(holding.former) & kernel.keys())) - claimed))
+    return _stale(holding, _claimed(holdings), _children(kernel), kernel)
+
+
+def _stale(
+    holding: Holding,
+    claimed: frozenset[str],
+    children: Mapping[str, Sequence[str]],
+    kernel: Mapping[str, Loaded],
+) -> tuple[str, ...]:
+    left = [child for name in holding.modes for child in children.get(name, ())]
+    left += [name for name in holding.former if name in kernel]
+    return tuple(sorted({name for name in left if name not in claimed and name not in holding.modes}))
+
+
+def _claimed(holdings: Mapping[str, Holding]) -> frozenset[str]:
+    """Return the names that the holdings' texts define."""
+    return frozenset(name for one in holdings.values() for name in one.modes)
+
+
+def _children(kernel: Mapping[str, Loaded]) -> dict[str, list[str]]:
+    """Return the kernel's child profiles by the name that stands before the first `//`."""
+    found: dict[str, list[str]] = {}
+    for name in kernel:
+        if "//" in name:
+            found.setdefault(top_level(name), []).append(name)
+    return found
 
 
 def foreign_names(

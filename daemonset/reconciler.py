@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -29,7 +30,9 @@ from .compiling import Compiling
 from .drift import Drift
 from .holdings import Holding
 from .host import Host
-from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, plan, text_for
+from .news import News
+from .plan import Key, Load, Persist, Plan, Prune, Release, Remove, Snapshot, Step, mismatch, text_for
+from .resting import Planner
 from .revisions import Revisions
 
 log = structlog.get_logger()
@@ -46,6 +49,13 @@ LOOK_SECONDS = 60.0
 LONGEST_QUIET = 6
 # The first report waits this long for the slowest backend: two writes would delay what the second tells.
 FIRST_SECONDS = 2.0
+
+
+class Look(NamedTuple):
+    """What there was at one moment, and what is to be done about it."""
+
+    snapshot: Snapshot
+    plan: Plan
 
 
 @dataclass
@@ -78,6 +88,9 @@ class Reconciler:
     section: Section | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     revisions: Revisions = field(init=False)
+    planner: Planner = field(default_factory=Planner)
+    news: News = field(default_factory=News)
+    waiting_for_news: asyncio.TimerHandle | None = None
     holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
     unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
@@ -101,8 +114,7 @@ class Reconciler:
         compiling = Compiling(self.backend.prepare, self._failed, self.wake)
         with self.backend.changes(self.wake), contextlib.closing(compiling):
             while True:
-                await self.reconcile(compiling)
-                self._tell()
+                self._tell(await self.reconcile(compiling))
                 self.alive_at = time.monotonic()
                 await self._wait(self._next(compiling))
 
@@ -131,22 +143,41 @@ class Reconciler:
     def revisions_listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
         """Take note of all ProfileRevisions by name; those of other types are left out."""
         self._take_up(self.revisions.listed(revisions))
+        self.wake.set()
 
     def revision_seen(self, name: str, revision: ProfileRevision | None) -> None:
         """Take note of what one ProfileRevision is now, None where it is gone."""
         word = self.revisions.seen(name, revision)
         if word.changed:
             self._take_up(word.new)
+            self._wake_for_news()
+
+    def _wake_for_news(self) -> None:
+        """Go round now, or soon, together with what comes until then."""
+        if self.waiting_for_news:
+            return
+
+        now = time.monotonic()
+        due = self.news.due(now)
+
+        def look() -> None:
+            self.waiting_for_news = None
+            self.news.looked(time.monotonic(), due)
+            self.wake.set()
+
+        if due <= now:
+            look()
+        else:
+            self.waiting_for_news = asyncio.get_running_loop().call_later(due - now, look)
 
     def _take_up(self, new: frozenset[str]) -> None:
-        """Go round; what stood in the way of an old word need not stand in the way of the new one."""
+        """Forget what stood in the way of an old word: it need not stand in the way of the new one."""
         if new:
             self.refused = {
                 key: one
                 for key, one in self.refused.items()
                 if key.profile not in new or one.until == float("inf")
             }
-        self.wake.set()
 
     async def _wait(self, due: float) -> None:
         """Wait for something to change or for the next time to try; clears the wake-up."""
@@ -162,13 +193,15 @@ class Reconciler:
 
     # --- the loop -----------------------------------------------------------------------------------------
 
-    async def reconcile(self, compiling: Compiling) -> None:
-        """Plan and do until nothing is left to do now; what still compiles wakes the loop again."""
+    async def reconcile(self, compiling: Compiling) -> Look:
+        """Plan and do until nothing is left to do now; what still compiles wakes the loop again.
+
+        Returns what there was at the last look, and what is left to do.
+        """
         done: Counter[Key] = Counter()
+        look = self._look()
         while True:
-            self.wake.clear()
-            self.looked_at = time.monotonic()
-            decided = plan(self._snapshot())
+            decided = look.plan
             self.refused = {
                 key: one
                 for key, one in self.refused.items()
@@ -180,16 +213,25 @@ class Reconciler:
             acted: list[Step] = []
             if self._is_quiet(frozenset(keys)):
                 acted = await self._carry_out(away, compiling.take())
-            if acted:
-                self._tell()  # what is loaded does not wait for the disk
-            else:
-                acted = await self._persist(decided)
+            loaded = bool(acted)
+            acted = acted or await self._persist(decided)
             self.alive_at = time.monotonic()
             if not acted:
                 break
             self.untidy = True
             self._stop_repeating(acted, done)
+            look = self._look()
+            if loaded:
+                self._tell(look)  # what is loaded does not wait for the disk
         self._tidy(compiling)
+        return look
+
+    def _look(self) -> Look:
+        """Read what is loaded, and plan; what comes up after that wakes the loop again."""
+        self.wake.clear()
+        self.looked_at = time.monotonic()
+        snapshot = self._snapshot()
+        return Look(snapshot, self.planner.plan(snapshot))
 
     def _is_quiet(self, due: frozenset[Key]) -> bool:
         """Return whether what is due has been just that for long enough to be done now."""
@@ -239,7 +281,7 @@ class Reconciler:
     @contextlib.contextmanager
     def _told_in_time(self) -> Generator[None]:
         """Tell what is held before a first step that takes long: who starts again must not take it back."""
-        late = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._tell)
+        late = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._tell_anew)
         if self.section is not None:
             late.cancel()
         try:
@@ -351,11 +393,14 @@ class Reconciler:
 
     # --- the report ---------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
+    def _tell_anew(self) -> None:
+        snapshot = self._snapshot()
+        self._tell(Look(snapshot, self.planner.plan(snapshot)))
+
+    def _tell(self, look: Look) -> None:
         if not self.revisions.known:
             return  # what it should hold is not known yet
-        snapshot = self._snapshot()
-        decided = plan(snapshot)
+        snapshot, decided = look
         # A step whose time to try again has come is not yet mended: its problem stays told.
         problems = {
             step.key.profile: self.refused[step.key].problem

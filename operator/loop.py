@@ -37,7 +37,7 @@ RETRY_SECONDS = (0.5, 30.0)
 # The share of the time that rounds may take, so that events are decided on together while they pour in; what
 # they may take beyond it after a quiet time (seconds), so that a single user does not wait; and the longest
 # pause that comes of it.
-SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.25, 0.5, 1.0
+SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.1, 0.5, 1.0
 # Nothing goes on for longer without the others' turn: the watches', the Lease's.
 TURN_SECONDS = 0.01
 # A kind that was just made is served at once, and is in the API's list of kinds soon after.
@@ -325,7 +325,11 @@ class Loop(Generic[C]):
             log.info("write", what=type(write).__name__, object=object_of(write))
             if not await self.cluster.carry_out(write):
                 return False
+            self.carried_out(write)
         return True
+
+    def carried_out(self, write: Write) -> None:
+        """Take note of a write that was taken, so that the next round does not do it again."""
 
     async def carry_out_each(self, writes: Iterable[Write]) -> list[ClusterFault]:
         """Do writes that have nothing to do with each other; return what the API did not take.

@@ -26,7 +26,7 @@ from .desired import collected, desired, publishes, tombstones
 from .judging import Judging
 from .loop import RETRY_SECONDS, Loop
 from .publish import Judged, content_digest, judged_text, judgement, name_owners, unjudged_kinds
-from .writes import CreateRevision
+from .writes import CreateRevision, DeleteRevision, Write
 
 log = structlog.get_logger()
 
@@ -87,12 +87,7 @@ class Publisher(Loop[AdmissionsCluster]):
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Judged, owners: Mapping[tuple[str, str], str]
     ) -> None:
-        writes = desired(profile, snapshot, owners)
-        if await self.carry_out(writes):
-            for write in writes:
-                if isinstance(write, CreateRevision):
-                    # as `remember` does for profiles
-                    self.revisions.setdefault(write.revision.metadata.name, write.revision)
+        await self.carry_out(desired(profile, snapshot, owners))
         judged = judgement(profile, snapshot, owners)
         if judged is None or profile.metadata.deletion_timestamp:
             return
@@ -104,6 +99,16 @@ class Publisher(Loop[AdmissionsCluster]):
         others = [one for one in profile.status.conditions if one.type != condition.type]
         status = msgspec.structs.replace(profile.status, conditions=[condition, *others])
         self.remember(profile, msgspec.structs.replace(profile, status=status))
+
+    def carried_out(self, write: Write) -> None:
+        """Take note of a revision that is there now, or no more: the watch tells of it later."""
+        match write:
+            case CreateRevision(revision):
+                self.revisions.setdefault(revision.metadata.name, revision)
+            case DeleteRevision(name):
+                self.revisions.pop(name, None)
+            case _:
+                pass
 
     def _judge(self, snapshot: Judged) -> None:
         """Start to judge the texts that nobody has judged yet.

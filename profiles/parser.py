@@ -27,7 +27,6 @@ _NOISE = re.compile(r"^(Cache read/write disabled|Warning from|Warning: |\s*$)")
 # changed between 3.0 and 4.1 and depends on where the text came from.
 _AT_LINE = re.compile(r"^AppArmor parser error.*? at line (?P<line>\d+): (?P<words>.*)$")
 _IN_INCLUDE = re.compile(r" in (?:profile )?(?P<file>\S+) at line ")
-_LOAD = ("--replace", "--binary", "--skip-cache", "--jobs=0")
 # What its scanner (flex) dies of, with the code that stands for "no such file" otherwise.
 _SCANNER = re.compile(r"input buffer overflow|push-back overflow")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -110,21 +109,6 @@ class Parser:
         """
         run = await self._judge("--skip-kernel-load", "--skip-cache", "--preprocess", text=text.encode())
         return run.stdout.decode(errors="replace")
-
-    async def load(self, *compiled: Path | bytes) -> None:
-        """Load or replace compiled policy in the running kernel; the kernel takes or refuses each whole.
-
-        All files go in one run, which goes on after one that is refused: the kernel tells what came of it.
-
-        Raises:
-            NodeFault: the kernel refuses one of them at least; the message is of the first.
-        """
-        files = [str(one) for one in compiled if isinstance(one, Path)]
-        runs = [await self._run(*_LOAD, *files)] if files else []
-        runs += [await self._run(*_LOAD, stdin=one) for one in compiled if isinstance(one, bytes)]
-        for run in runs:
-            if run.code or run.exceeded:
-                raise NodeFault(Reason.LOAD_FAILED, words(run.stderr) or f"the load ended with {run.code}")
 
     async def _judge(self, *options: str, text: bytes) -> Run:
         features = [f"--kernel-features={self.features}"] if self.features else []

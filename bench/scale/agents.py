@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
+import os
 import random
 import ssl
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,8 @@ class Agents:
     async def carry_out(self, command: dict[str, Any]) -> None:
         """Do what a line says."""
         for node in command.get("add", ()):
-            self.tasks[node["name"]] = asyncio.create_task(self._run(**node))
+            task = self.tasks[node["name"]] = asyncio.create_task(self._run(**node))
+            task.add_done_callback(functools.partial(_told, node["name"]))
         ending = [self.tasks.pop(name) for name in command.get("remove", ())]
         for task in ending:
             task.cancel()
@@ -62,6 +66,15 @@ class Agents:
             await api.close()
 
 
+def _told(name: str, task: asyncio.Task[None]) -> None:
+    """End the process where an agent ended by itself: a kubelet would start it anew, and hide it."""
+    if not task.cancelled() and (died := task.exception()):
+        sys.stderr.write(f"the agent of {name} ended\n")
+        traceback.print_exception(died)
+        sys.stderr.flush()
+        os._exit(1)
+
+
 async def main(server: str, authority: Path) -> None:
     """Do what the input says until it ends."""
     agents = Agents(server, authority)
@@ -71,9 +84,6 @@ async def main(server: str, authority: Path) -> None:
     )
     while line := await reader.readline():
         await agents.carry_out(json.loads(line))
-        for name, task in agents.tasks.items():
-            if task.done() and not task.cancelled() and (died := task.exception()):
-                raise RuntimeError(f"the agent of {name} ended") from died
         sys.stdout.write('{"done": true}\n')
         sys.stdout.flush()
 

@@ -241,8 +241,14 @@ class Cluster:
             raise UnmetError("the agents' process has no way to be told.")
         process.stdin.write(json.dumps(command).encode() + b"\n")
         await process.stdin.drain()
-        if not await process.stdout.readline():
-            raise UnmetError(f"an agents' process ended: see {self.folder / f'agents{number}.log'}")
+        await process.stdout.readline()
+        self._look_at_fleet()
+
+    def _look_at_fleet(self) -> None:
+        for number, process in enumerate(self.fleet):
+            if process.returncode is not None:
+                log = (self.folder / f"agents{number}.log").read_text(encoding="utf-8", errors="replace")
+                raise UnmetError(f"an agents' process ended with {process.returncode}: {log[-4000:]}")
 
     # --- programs -----------------------------------------------------------------------------------------
 
@@ -321,6 +327,7 @@ class Cluster:
         asked, wanted = set(names), f"{len(self.nodes)}/{len(self.nodes)}"
 
         async def behind() -> list[str]:
+            self._look_at_fleet()
             found = await self.counts()
             return [f"{one} {found.get(one)}" for one in asked if found.get(one) != (wanted, "True")]
 

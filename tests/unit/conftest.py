@@ -31,6 +31,6 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 
 
 @pytest.fixture
-def loader(parser: Parser, tree: Tree) -> Loader:
+def loader(parser: Parser) -> Loader:
     """Return the machine's parser, which loads into the node."""
-    return Loader(features=parser.features, tree=tree)
+    return Loader(features=parser.features)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hauberk.daemonset.host import Host
 from hauberk.daemonset.selinuxfs import SELinuxFS
 from hauberk.profiles import compiled
-from hauberk.profiles.parser import Parser, Run
+from hauberk.profiles.parser import Parser
 
 BOOT = "boot-1"
 
 
 @dataclass(frozen=True)
 class NodeHost(Host):
-    """A host whose `.remove` is a pipe: what is written to it leaves the tree, as in a kernel."""
+    """A host with a kernel: what is loaded comes into the tree, and what is removed leaves it.
+
+    Its `.remove` is a pipe.
+    """
+
+    kernel_takes: Callable[[bytes], None] = field(default=lambda _: None, compare=False)
+
+    def replace(self, policy: bytes) -> None:
+        self.kernel_takes(policy)
 
     def remove(self, name: str) -> bool:
         entry = entries(self).get(name)
@@ -46,7 +55,14 @@ def entries(host: Host) -> dict[str, Path]:
 
 
 class Tree:
-    """A node's files below a folder; `removed` is what was written to the kernel's `.remove`."""
+    """A node's files below a folder.
+
+    Attributes:
+        removed: what was written to the kernel's `.remove`.
+        runs: the names of each policy that the kernel was to load.
+        refused: names that it takes from no one.
+        hashes: whether it gives hashes and raw data of what was loaded.
+    """
 
     def __init__(self, root: Path) -> None:
         self.host = NodeHost(
@@ -57,7 +73,11 @@ class Tree:
             os_release=root / "os-release",
             seccomp=root / "kubelet/seccomp",
             selinux=SELinuxFS(root / "host"),
+            kernel_takes=self.replace,
         )
+        self.runs: list[list[str]] = []
+        self.refused: set[str] = set()
+        self.hashes = True
         self.put(root / "security/lsm", "lockdown,capability,apparmor,bpf")
         self.put(self.host.apparmor / ".replace", "")
         self.put(self.host.apparmor / "features/domain/change_hat", "yes\n")
@@ -85,6 +105,13 @@ class Tree:
         for file, value in files.items():
             self.put(entry / file, value + "\n")
         return entry
+
+    def replace(self, policy: bytes) -> None:
+        """Take what an agent loads, or refuse it."""
+        self.runs.append([one.name for one in compiled.read(policy)])
+        if self.refused.intersection(self.runs[-1]):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        self.take(policy, hashes=self.hashes, raw=self.hashes)
 
     def take(self, policy: bytes, *, hashes: bool = True, raw: bool = True) -> None:
         """Load or replace compiled policy as a kernel does: a parent that is replaced keeps its children."""
@@ -135,40 +162,13 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader(Parser):
-    """The real parser, but that what it loads goes into a tree.
+    """The real parser; `texts` are what it compiled."""
 
-    Attributes:
-        tree: the node that it loads into.
-        runs: the names that each run was to load, in the order of its files.
-        refused: names that the kernel takes from no one.
-        hashes: whether the kernel gives hashes and raw data of what was loaded.
-        texts: what was compiled.
-    """
-
-    tree: Tree
-    runs: list[list[str]] = field(default_factory=list[list[str]])
-    refused: set[str] = field(default_factory=set[str])
-    hashes: bool = True
     texts: list[str] = field(default_factory=list[str])
 
     async def compile(self, text: str, mode: str) -> bytes:
         self.texts.append(text)
         return await super().compile(text, mode)
-
-    async def _run(self, *options: str, stdin: bytes = b"") -> Run:
-        if "--replace" not in options:
-            return await super()._run(*options, stdin=stdin)
-        files = [Path(one) for one in options if not one.startswith("--")]
-        policies = [file.read_bytes() for file in files] or [stdin]
-        self.runs.append([one.name for policy in policies for one in compiled.read(policy)])
-        failed = False
-        for policy in policies:
-            if self.refused & {one.name for one in compiled.read(policy)}:
-                failed = True
-            else:
-                self.tree.take(policy, hashes=self.hashes, raw=self.hashes)
-        words = "AppArmor parser error: Unable to replace: Permission denied\n"
-        return Run(1, b"", words) if failed else Run(0, b"", "")
 
 
 class Newer(Loader):

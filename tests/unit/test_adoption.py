@@ -136,7 +136,7 @@ async def test_what_can_not_be_given_back_is_not_taken(
     assert isinstance(outcome["q"], Holding)
     assert {name: one for name, one in hashes(tree).items() if name != "q"} == before
     assert adoption.read(tree.host, "ours") == []
-    assert [run for run in loader.runs if "p" in run] == []
+    assert [run for run in tree.runs if "p" in run] == []
 
 
 async def test_children_of_another_load_are_kept_from_where_they_were_loaded(
@@ -257,10 +257,10 @@ def test_originals_are_read_as_they_were_written(tree: Tree):
 
 
 @pytest.mark.usefixtures("theirs")
-async def test_a_removal_gives_it_back(tree: Tree, backend: AppArmor, loader: Loader):
+async def test_a_removal_gives_it_back(tree: Tree, backend: AppArmor):
     one = await adopted(backend, "profile p { file, } profile new { }")
     await backend.remove(Remove(one), {})
-    assert loader.runs[-1] == ["p", "p//c"]
+    assert tree.runs[-1] == ["p", "p//c"]
     assert tree.names == {"p", "p//c", "other"}
     assert adoption.read(tree.host, "ours") == []
     assert Records(tree.host, "apparmor").read() == ({}, [])
@@ -320,22 +320,20 @@ async def test_what_the_host_changed_after_it_got_it_back_is_not_touched_again(
 
 
 @pytest.mark.usefixtures("theirs")
-async def test_nothing_is_given_back_while_something_else_is_in_use(
-    tree: Tree, backend: AppArmor, loader: Loader
-):
+async def test_nothing_is_given_back_while_something_else_is_in_use(tree: Tree, backend: AppArmor):
     """A removal that is refused has changed nothing: else each further try would load the host's anew."""
     one = await adopted(backend, "profile p { file, } profile new { }")
-    before, runs = hashes(tree), len(loader.runs)
+    before, runs = hashes(tree), len(tree.runs)
     tree.task(7, "new (enforce)")
     for _ in range(2):
         with pytest.raises(NodeFault) as caught:
             await backend.remove(Remove(one), {})
         assert caught.value.reason is Reason.IN_USE
-    assert (hashes(tree), len(loader.runs)) == (before, runs)
+    assert (hashes(tree), len(tree.runs)) == (before, runs)
     former = msgspec.structs.replace(one, modes={"p": "enforce"}, former=["new"])
     with pytest.raises(NodeFault):
         await backend.prune(Prune(former, ("new",)))
-    assert (hashes(tree), len(loader.runs)) == (before, runs)
+    assert (hashes(tree), len(tree.runs)) == (before, runs)
 
 
 @pytest.mark.usefixtures("theirs")
@@ -348,16 +346,14 @@ async def test_tasks_of_an_adopted_profile_do_not_hold_it(tree: Tree, backend: A
 
 
 @pytest.mark.usefixtures("theirs")
-async def test_a_kernel_that_does_not_take_it_back_keeps_the_record(
-    tree: Tree, backend: AppArmor, loader: Loader
-):
+async def test_a_kernel_that_does_not_take_it_back_keeps_the_record(tree: Tree, backend: AppArmor):
     one = await adopted(backend)
-    loader.refused.add("p//c")
+    tree.refused.add("p//c")
     with pytest.raises(Fault):
         await backend.remove(Remove(one), {})
     assert set(Records(tree.host, "apparmor").read()[0]) == {"ours"}
     assert "p" in tree.names
-    loader.refused.clear()
+    tree.refused.clear()
     await backend.remove(Remove(one), {})
     assert tree.names == {"p", "p//c", "other"}
 
@@ -395,7 +391,7 @@ async def test_by_force_the_hosts_is_given_back_and_only_hauberks_is_made_permis
     one = await adopted(backend, "profile p { file, } profile new { }")
     tree.task(7, "new (enforce)")
     tree.task(8, "p (enforce)")
-    old = AppArmor(tree.host, Newer(features=loader.features, tree=tree), backend.cache)
+    old = AppArmor(tree.host, Newer(features=loader.features), backend.cache)
     released = await old.release(Release(one), {})
     assert set(released.modes) == {"new"}
     originals = adoption.read(tree.host, "ours")

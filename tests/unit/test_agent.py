@@ -35,9 +35,8 @@ from hauberk.daemonset.drift import REPAIRS
 from hauberk.daemonset.holdings import Records
 from hauberk.daemonset.plan import Key
 from hauberk.daemonset.reconciler import Refused
-from hauberk.profiles.sandbox import Run
 
-from tests.unit.node import Loader, Newer, Tree
+from tests.unit.node import Loader, Newer, NodeHost, Tree
 
 MORE = "profile {} {{ file, capability kill, }}"
 
@@ -102,7 +101,7 @@ class Node:
         async with asyncio.timeout(20):
             while True:
                 await self.loop.reconcile(self.compiling)
-                self.loop._tell()
+                self.loop._tell_anew()
                 if not self.compiling.tasks and not self.compiling.ready:
                     return
                 await self.loop._wait(self.compiling.due())
@@ -135,7 +134,7 @@ class Node:
 
 @pytest.fixture
 def node(tree: Tree, loader: Loader) -> Iterator[Node]:
-    made = Node(tree, Newer(features=loader.features, tree=tree))
+    made = Node(tree, Newer(features=loader.features))
     yield made
     assert made.compiling.tasks == {}
 
@@ -145,14 +144,14 @@ def node(tree: Tree, loader: Loader) -> Iterator[Node]:
 
 async def test_what_is_wanted_is_loaded_in_one_run_recorded_and_reported(node: Node):
     await node.given(*(revision(name) for name in "abc"))
-    assert [sorted(run) for run in node.loader.runs] == [["a", "b", "c"]]
+    assert sorted(node.tree.runs) == [["a"], ["b"], ["c"]]
     assert node.profiles == dict.fromkeys("abc", "d1")
     assert set(Records(node.tree.host, "apparmor").read()[0]) == set("abc")
     assert Records(node.tree.host, "apparmor").announced() == []  # settled: all of it is recorded
     assert not node.loop.unrecorded
-    runs = len(node.loader.runs)
+    runs = len(node.tree.runs)
     await node.settle()
-    assert len(node.loader.runs) == runs
+    assert len(node.tree.runs) == runs
 
 
 async def test_until_all_is_known_nothing_is_loaded_unloaded_or_reported(node: Node):
@@ -230,12 +229,12 @@ async def test_a_try_that_comes_due_while_the_report_is_made_is_not_slept_over(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reconcilers, "RETRY_SECONDS", (0.3, 0.3))
-    node.loader.refused.add("p")
+    node.tree.refused.add("p")
     await node.given(revision())
     (refused,) = node.loop.refused.values()
-    node.loader.refused.clear()
+    node.tree.refused.clear()
     await asyncio.sleep(max(0.0, refused.until - time.monotonic()))
-    node.loop._tell()  # what the loop does after its last round
+    node.loop._tell_anew()  # what the loop does after its last round
     node.loop.wake.clear()
     async with asyncio.timeout(2):  # and not LOOK_SECONDS
         await node.loop._wait(float("inf"))
@@ -248,7 +247,7 @@ async def test_a_problem_is_told_until_it_is_mended_and_not_until_the_next_try(n
     await node.given(revision())
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.time_passes()
-    node.loop._tell()
+    node.loop._tell_anew()
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.tree.host.remove("p")
     await node.settle()
@@ -268,9 +267,9 @@ def test_what_fails_for_ever_is_tried_for_ever(node: Node, reason: Reason):
 
 
 async def test_what_stood_in_the_way_of_the_old_word_does_not_of_the_new(node: Node):
-    node.loader.refused.add("p")
+    node.tree.refused.add("p")
     await node.given(revision(), revision("q", text="profile q {"))
-    node.loader.refused.clear()
+    node.tree.refused.clear()
     await node.given(revision(sequence=2), revision("q", text="profile q {", sequence=2))
     assert node.profiles == {"p": "d1"}
     assert node.problems == {"q": Reason.POLICY_REFUSED}  # the text is the same, and so is the verdict
@@ -285,7 +284,7 @@ async def test_what_is_not_recorded_stays_announced(node: Node):
     node.start()
     await node.given(revision())
     assert node.profiles == {"p": "d1"}
-    assert [run for run in node.loader.runs if run == ["p"]] == [["p"]]
+    assert [run for run in node.tree.runs if run == ["p"]] == [["p"]]
     blocked.unlink()
     node.time_passes()
     await node.settle()
@@ -356,11 +355,11 @@ async def test_what_was_released_stays_released_over_the_agents_end(node: Node):
     """A record of what was there before would have the next agent confine the tasks again."""
     await released(node)
     before = node.tree.host.kernel()
-    runs = len(node.loader.runs)
+    runs = len(node.tree.runs)
     node.start()
     await node.given()
     assert node.tree.host.kernel() == before
-    assert len(node.loader.runs) == runs
+    assert len(node.tree.runs) == runs
     assert node.profiles == {}
     assert not (node.tree.host.policies / "hauberk.p").exists()
     node.tree.end_task(7)
@@ -412,23 +411,20 @@ async def test_a_load_that_was_cut_off_is_made_good(
     node: Node, monkeypatch: pytest.MonkeyPatch, moment: str, hashes: bool, update: bool
 ):
     """In the end the kernel holds what is reported, whatever it held when the agent was killed."""
-    node.loader = Loader(features=node.loader.features, tree=node.tree, hashes=hashes)
-    node.start()
+    node.tree.hashes = hashes
     wanted = revision(digest="d2", sequence=2, text=MORE.format("p"))
     shown = (revision(), wanted) if update else (wanted,)
     if update:
         await node.given(revision())
-    run = Loader._run
+    take = Tree.replace
 
-    async def killed(self: Loader, *options: str, stdin: bytes = b"") -> Run:
-        if "--replace" not in options:
-            return await run(self, *options, stdin=stdin)
+    def killed(_: NodeHost, policy: bytes) -> None:
         if moment == "after the load":
-            await run(self, *options, stdin=stdin)
+            take(node.tree, policy)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loader, "_run", killed)
+        patch.setattr(NodeHost, "replace", killed)
         with pytest.raises(Killed):
             await node.given(*shown)
     node.start()
@@ -436,7 +432,7 @@ async def test_a_load_that_was_cut_off_is_made_good(
     assert node.profiles == {"p": "d2"}
     assert node.problems == {}
     assert set(Records(node.tree.host, "apparmor").read()[0]) == {"p"}
-    loads = [one for one in node.loader.runs if one == ["p"]]
+    loads = [one for one in node.tree.runs if one == ["p"]]
     assert loads
     raw = await node.loader.compile(MORE.format("p"), "Enforce")
     if hashes:
@@ -449,10 +445,11 @@ async def test_a_load_that_was_cut_off_is_made_good(
 async def test_an_update_that_was_cut_off_and_is_refused_then_leaves_the_last_good_one(
     tree: Tree, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ):
-    node = Node(tree, Loader(features=loader.features, tree=tree, hashes=False))
+    tree.hashes = False
+    node = Node(tree, loader)
     await node.given(revision())
 
-    async def killed(*_: object, **__: object) -> Run:
+    async def killed(*_: object, **__: object) -> None:
         raise Killed
 
     shown = revision(), revision(digest="d2", sequence=2, text=MORE.format("p"))

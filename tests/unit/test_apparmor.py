@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from hauberk.crds.errors import Fault, InputFault, NodeFault
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset.apparmor import AppArmor, boot_file, boot_revision, permissive
+from hauberk.daemonset.apparmor import AppArmor, boot_file, boot_revision, permissive, refusal
 from hauberk.daemonset.cache import Cache
 from hauberk.daemonset.holdings import Holding, Records
 from hauberk.daemonset.host import Host
@@ -115,12 +116,12 @@ async def test_a_text_that_is_known_is_judged_all_the_same(backend: AppArmor, lo
     ],
 )
 async def test_a_text_that_is_refused_loads_and_records_nothing(
-    tree: Tree, backend: AppArmor, loader: Loader, text: str, reason: Reason
+    tree: Tree, backend: AppArmor, text: str, reason: Reason
 ):
     with pytest.raises(InputFault) as caught:
         await backend.prepare(step(text))
     assert caught.value.reason is reason
-    assert (loader.runs, tree.names, Records(tree.host, "apparmor").announced()) == ([], set(), [])
+    assert (tree.runs, tree.names, Records(tree.host, "apparmor").announced()) == ([], set(), [])
 
 
 async def test_a_text_that_is_slow_is_kept_from_the_boot(
@@ -139,64 +140,74 @@ async def test_a_text_that_is_slow_is_kept_from_the_boot(
 # --- load --------------------------------------------------------------------------------------------------
 
 
-async def test_many_are_loaded_in_one_run(tree: Tree, backend: AppArmor, loader: Loader):
+async def test_many_are_loaded(tree: Tree, backend: AppArmor):
     records, faults = await loaded(backend, *simple("a", "b"), step())
     assert faults == {}
-    assert [sorted(run) for run in loader.runs] == [["a", "b", "p", "p//c"]]
+    assert tree.runs == [["a"], ["b"], ["p", "p//c"]]
     assert tree.names == {"a", "b", "p", "p//c"}
     for one in records.values():
         assert one.boot_id == BOOT
         assert mismatch(one, tree.host.kernel(), "") == ""
 
 
-async def test_what_the_disk_took_no_copy_of_is_loaded_too(tree: Tree, backend: AppArmor, loader: Loader):
+async def test_what_the_disk_took_no_copy_of_is_loaded_too(tree: Tree, backend: AppArmor):
     tree.put(tree.host.state / "cache", "a file where the folder belongs")
     _, faults = await loaded(backend, *simple("a", "b"))
     assert faults == {}
-    assert sorted(loader.runs) == [["a"], ["b"]]
+    assert sorted(tree.runs) == [["a"], ["b"]]
 
 
 @pytest.mark.parametrize("mode", ["Enforce", "Complain"])
-async def test_what_the_kernel_holds_already_is_not_loaded(
-    tree: Tree, backend: AppArmor, loader: Loader, mode: str
-):
+async def test_what_the_kernel_holds_already_is_not_loaded(tree: Tree, backend: AppArmor, mode: str):
     tree.take((await backend.prepare(step(mode=mode))).compiled.binary)
     records, faults = await loaded(backend, step(mode=mode), *simple("q"))
     assert faults == {}
     assert records["p"].modes == dict.fromkeys(("p", "p//c"), mode.lower())
     assert records["p"].boot_id == BOOT
-    assert loader.runs == [["q"]]
+    assert tree.runs == [["q"]]
     assert [one.profile for one in Records(tree.host, "apparmor").announced()] == ["q"]
 
 
 async def test_without_hashes_a_kernel_that_lists_the_names_proves_nothing(tree: Tree, backend: AppArmor):
-    loader = Loader(features=backend.parser.features, tree=tree, hashes=False)
-    backend = AppArmor(tree.host, loader, backend.cache)
+    tree.hashes = False
     tree.take((await backend.prepare(step())).compiled.binary, hashes=False)
     before = (await backend.prepare(step())).holding
     records, faults = await loaded(backend, step(), held={"p": before})
     assert faults == {}
-    assert loader.runs == [["p", "p//c"]]
+    assert tree.runs == [["p", "p//c"]]
     assert records["p"].boot_id == BOOT
 
 
 @pytest.mark.parametrize("position", range(3))
-async def test_one_that_the_kernel_refuses_fails_alone(
-    tree: Tree, backend: AppArmor, loader: Loader, position: int
-):
+async def test_one_that_the_kernel_refuses_fails_alone(tree: Tree, backend: AppArmor, position: int):
     names = ["a", "b", "c"]
     refused = names[position]
-    loader.refused.add(refused)
+    tree.refused.add(refused)
     records, faults = await loaded(backend, *simple(*names))
     assert set(faults) == {refused}
     assert isinstance(faults[refused], NodeFault)
     assert "Permission denied" in str(faults[refused])
     assert set(records) == tree.names == set(names) - {refused}
-    assert loader.runs == [names, [refused]]  # all at once, and what is not there once more, alone
+    assert tree.runs == [[name] for name in names]
 
 
-async def test_all_that_a_kernel_refuses_are_told_each(tree: Tree, backend: AppArmor, loader: Loader):
-    loader.refused.update("ab")
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EPROTO, "Protocol error; the policy is not as this kernel reads it"),
+        (
+            errno.ENOENT,
+            "No such file or directory; a profile that one of the policy's is the child of is not loaded",
+        ),
+        (errno.EFAULT, "Bad address"),
+    ],
+)
+def test_a_refusal_of_the_kernels_says_what_it_means(code: int, said: str):
+    assert refusal(OSError(code, os.strerror(code))) == f"the kernel refuses the policy: {said}"
+
+
+async def test_all_that_a_kernel_refuses_are_told_each(tree: Tree, backend: AppArmor):
+    tree.refused.update("ab")
     records, faults = await loaded(backend, *simple("a", "b"))
     assert records == {}
     assert {name: fault.reason for name, fault in faults.items() if isinstance(fault, Fault)} == {
@@ -219,9 +230,9 @@ async def test_a_kernel_that_takes_a_load_and_does_not_hold_it_is_told(
     assert "after the load the kernel does not hold a" in fault.message
 
 
-async def test_a_refused_update_leaves_what_the_kernel_has(tree: Tree, backend: AppArmor, loader: Loader):
+async def test_a_refused_update_leaves_what_the_kernel_has(tree: Tree, backend: AppArmor):
     before = await held(backend)
-    loader.refused.add("p")
+    tree.refused.add("p")
     _, faults = await loaded(backend, step("profile p { capability kill, }"), held={"p": before})
     assert set(faults) == {"p"}
     assert mismatch(before, tree.host.kernel(), BOOT) == ""
@@ -231,10 +242,10 @@ async def test_a_refused_update_leaves_what_the_kernel_has(tree: Tree, backend: 
 @pytest.mark.parametrize("others", [[], ["a"]])
 async def test_without_hashes_a_refused_update_is_no_update(tree: Tree, parser: Parser, others: list[str]):
     """Names and modes are those of the text before: only the parser's word tells that nothing changed."""
-    loader = Loader(features=parser.features, tree=tree, hashes=False)
-    backend = AppArmor(tree.host, loader, Cache(tree.host, "compiler"))
+    tree.hashes = False
+    backend = AppArmor(tree.host, parser, Cache(tree.host, "compiler"))
     before = await held(backend, *simple("p"))
-    loader.refused.add("p")
+    tree.refused.add("p")
     update = step("profile p { capability kill, }")
     records, faults = await loaded(backend, update, *simple(*others), held={"p": before})
     assert set(faults) == {"p"}
@@ -255,28 +266,26 @@ async def test_an_update_remembers_the_names_that_it_gave_up(tree: Tree, backend
 # --- names of others ---------------------------------------------------------------------------------------
 
 
-async def test_a_name_of_the_hosts_is_left_alone(tree: Tree, backend: AppArmor, loader: Loader):
+async def test_a_name_of_the_hosts_is_left_alone(tree: Tree, backend: AppArmor):
     tree.loaded("p", raw_sha256="the host's")
     records, faults = await loaded(backend, step(), *simple("q"))
     assert isinstance(fault := faults["p"], NodeFault)  # tried again: the host may give it up
     assert fault.reason is Reason.HOST_OWNED
     assert set(records) == {"q"}
-    assert loader.runs == [["q"]]
+    assert tree.runs == [["q"]]
     assert tree.removed == b""
 
 
-async def test_a_name_of_another_profile_is_told_with_its_owner(backend: AppArmor, loader: Loader):
+async def test_a_name_of_another_profile_is_told_with_its_owner(tree: Tree, backend: AppArmor):
     other = msgspec.structs.replace((await backend.prepare(step())).holding, profile="other")
     _, faults = await loaded(backend, step(), held={"other": other})
     assert isinstance(fault := faults["p"], NodeFault)
     assert fault.reason is Reason.NAME_CLASH
     assert "SecurityProfile other holds the kernel name p here" in fault.message
-    assert loader.runs == []
+    assert tree.runs == []
 
 
-async def test_of_two_in_one_run_with_one_name_the_first_has_it(
-    tree: Tree, backend: AppArmor, loader: Loader
-):
+async def test_of_two_in_one_run_with_one_name_the_first_has_it(tree: Tree, backend: AppArmor):
     first = step("profile shared { file, }", profile="a")
     second = step("profile shared { capability kill, } profile b { file, }", profile="b")
     records, faults = await loaded(backend, first, second)
@@ -284,7 +293,7 @@ async def test_of_two_in_one_run_with_one_name_the_first_has_it(
     assert isinstance(fault := faults["b"], NodeFault)
     assert fault.reason is Reason.NAME_CLASH
     assert "SecurityProfile a holds the kernel name shared" in fault.message
-    assert loader.runs == [["shared"]]
+    assert tree.runs == [["shared"]]
     assert tree.names == {"shared"}
 
 
@@ -608,7 +617,7 @@ async def test_a_disk_that_keeps_the_file_is_told(backend: AppArmor, monkeypatch
 
 @pytest.fixture
 def releasing(tree: Tree, parser: Parser) -> AppArmor:
-    return AppArmor(tree.host, Newer(features=parser.features, tree=tree), Cache(tree.host, "compiler"))
+    return AppArmor(tree.host, Newer(features=parser.features), Cache(tree.host, "compiler"))
 
 
 async def test_what_is_in_use_is_released_under_each_of_its_names(tree: Tree, releasing: AppArmor):
@@ -677,11 +686,11 @@ async def test_only_names_that_the_kernel_has_are_released(tree: Tree, releasing
     assert set(released.modes) == tree.names == {"p"}
 
 
-async def test_a_kernel_that_refuses_a_release_is_told(tree: Tree, releasing: AppArmor, parser: Parser):
+async def test_a_kernel_that_refuses_a_release_is_told(tree: Tree, releasing: AppArmor):
     one = await held(releasing)
-    refusing = Newer(features=parser.features, tree=tree, refused={"p"})
+    tree.refused = {"p"}
     with pytest.raises(NodeFault) as caught:
-        await AppArmor(tree.host, refusing, releasing.cache).release(Release(one), {})
+        await releasing.release(Release(one), {})
     assert caught.value.reason is Reason.LOAD_FAILED
     assert mismatch(one, tree.host.kernel(), BOOT) == ""
 

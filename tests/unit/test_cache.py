@@ -25,10 +25,8 @@ def cache(tree: Tree) -> Cache:
 @pytest.mark.parametrize("slow", [True, False])
 def test_what_was_put_is_found(cache: Cache, slow: bool):
     put = cache.put(TEXT, "Enforce", BINARY, slow=slow)
-    assert put.file
-    assert put.file.read_bytes() == BINARY
-    assert put.file.parent == cache.folder
-    assert cache.find(TEXT, "Enforce") == put == Compiled(BINARY, slow, put.file)
+    assert list(contents(cache.folder).values()) == [BINARY]
+    assert cache.find(TEXT, "Enforce") == put == Compiled(BINARY, slow)
     assert cache.put(TEXT, "Enforce", BINARY, slow=slow) == put
     assert len(contents(cache.folder)) == 1
 
@@ -62,10 +60,10 @@ def test_of_another_source_nothing_is_found(cache: Cache, compiler: str, text: s
 
 
 def spoil(cache: Cache, content: bytes) -> Path:
-    put = cache.put(TEXT, "Enforce", BINARY, slow=False)
-    assert put.file
-    put.file.write_bytes(content)
-    return put.file
+    cache.put(TEXT, "Enforce", BINARY, slow=False)
+    (file,) = cache.folder.iterdir()
+    file.write_bytes(content)
+    return file
 
 
 @pytest.mark.parametrize(
@@ -100,20 +98,20 @@ def test_a_file_that_is_named_like_no_entry_is_none_and_is_deleted(tree: Tree, c
 @pytest.mark.parametrize("name", ["README", "lost+found", "Ä", "a b", "-"])
 def test_a_foreign_file_is_swept_out_and_stops_nothing(tree: Tree, cache: Cache, name: str):
     """To fail over it would end the agent each time that it tidies up."""
-    tree.put(cache.folder / name, "x")
+    foreign = tree.put(cache.folder / name, "x")
     put = cache.put(TEXT, "Enforce", BINARY, slow=False)
     cache.keep([(TEXT, "Enforce")])
-    assert [file.name for file in cache.folder.iterdir()] == [put.file.name if put.file else ""]
+    assert not foreign.exists()
+    assert cache.find(TEXT, "Enforce") == put
 
 
 def test_a_folder_in_the_cache_stops_nothing(cache: Cache):
     (cache.folder / "0").mkdir(parents=True)
     (cache.folder / f"{cache.key(TEXT, 'Enforce')}.x.quick").mkdir()
     assert cache.find(TEXT, "Enforce") is None
-    put = cache.put("other", "Enforce", BINARY, slow=False)
+    cache.put("other", "Enforce", BINARY, slow=False)
     cache.keep([])
-    assert put.file
-    assert not put.file.exists()
+    assert contents(cache.folder) == {}
 
 
 def test_what_can_not_be_deleted_is_passed_over(cache: Cache, monkeypatch: pytest.MonkeyPatch):
@@ -148,7 +146,7 @@ def test_a_disk_that_takes_nothing_costs_time_and_nothing_else(
         raise OSError(code, "no")
 
     monkeypatch.setattr(Path, "open", refused)
-    assert cache.put(TEXT, "Enforce", BINARY, slow=True) == Compiled(BINARY, slow=True, file=None)
+    assert cache.put(TEXT, "Enforce", BINARY, slow=True) == Compiled(BINARY, slow=True)
     monkeypatch.undo()
     assert cache.find(TEXT, "Enforce") is None
 

@@ -405,6 +405,18 @@ def test_what_was_loaded_anew_is_read_anew(tree: Tree):
     assert tree.host.kernel() == {"kept": Loaded("enforce", "one"), "replaced": Loaded("complain", "three")}
 
 
+def test_a_policy_is_loaded_in_one_write(tree: Tree):
+    Host.replace(tree.host, b"policy" * 100_000)
+    assert (tree.host.apparmor / ".replace").read_bytes() == b"policy" * 100_000
+
+
+def test_what_the_kernel_refuses_is_an_error(tree: Tree):
+    (tree.host.apparmor / ".replace").unlink()
+    (tree.host.apparmor / ".replace").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        Host.replace(tree.host, b"policy")
+
+
 def test_a_removal_is_one_write_of_the_name(tree: Tree):
     tree.loaded("a (x)")
     assert tree.host.remove("a (x)")

@@ -74,14 +74,14 @@ def test_progress_moves_counts_and_no_word(after: ProfileStatus, progress: bool)
     ("last", "moving", "at"),
     [
         (None, 1, 0.0),  # who just started knows of no write
-        (Written(100.0), 1, 101.0),
-        (Written(100.0, 1), 1, 102.0),
-        (Written(100.0, 2), 1, 104.0),
-        (Written(100.0, 3), 1, 108.0),
+        (Written(100.0), 1, 102.0),
+        (Written(100.0, 1), 1, 104.0),
+        (Written(100.0, 2), 1, 108.0),
+        (Written(100.0, 3), 1, 110.0),
         (Written(100.0, 4), 1, 110.0),
         (Written(100.0, 99), 1, 110.0),
-        (Written(100.0), 0, 101.0),
-        (Written(100.0), 5, 101.0),
+        (Written(100.0), 0, 102.0),
+        (Written(100.0), 5, 102.0),
         (Written(100.0), 20, 104.0),  # five a second, of all profiles together
         (Written(100.0, 4), 20, 110.0),
         (Written(100.0), 100, 120.0),

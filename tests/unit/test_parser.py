@@ -103,16 +103,6 @@ async def test_a_refusal_of_much_is_told_in_one_kibibyte(parser: Parser):
     assert len(caught.value.message.encode()) <= 1024
 
 
-@pytest.mark.skipif(
-    Path("/sys/kernel/security/apparmor").exists(),
-    reason="this kernel has AppArmor; nothing is loaded into it",
-)
-async def test_a_kernel_that_is_not_there_refuses_a_load(parser: Parser):
-    with pytest.raises(NodeFault) as caught:
-        await parser.load(await parser.compile("profile a { file, }", "Enforce"))
-    assert caught.value.reason is Reason.LOAD_FAILED
-
-
 # --- what decides what a text compiles to -------------------------------------------------------------------
 
 
@@ -179,41 +169,6 @@ async def test_a_fingerprint_changes_with_the_parser_and_its_features(base: Path
 async def test_a_parser_that_does_not_start_has_no_fingerprint(base: Path):
     with pytest.raises(NodeFault, match="can't be started"):
         await Parser(base=base, program="/nonexistent/parser").fingerprint()
-
-
-# --- loading ------------------------------------------------------------------------------------------------
-
-TOLD = 'echo "$@" >> {log}; cat >> {log}; '
-
-
-async def test_files_are_loaded_in_one_run_and_the_rest_one_by_one(tmp_path: Path):
-    log = tmp_path / "log"
-    run = Parser(program=program(tmp_path, TOLD.format(log=log)), base=tmp_path)
-    await run.load(Path("/a"), b"one", Path("/b"), b"two")
-    flags = f"--base={tmp_path} --replace --binary --skip-cache --jobs=0"
-    assert log.read_text() == f"{flags} /a /b\n{flags}\none{flags}\ntwo"
-
-
-async def test_nothing_to_load_is_no_run(tmp_path: Path):
-    await Parser(program=program(tmp_path, f"touch {tmp_path}/started")).load()
-    assert not (tmp_path / "started").exists()
-
-
-async def test_all_is_tried_although_the_first_is_refused(tmp_path: Path):
-    """The kernel tells what came of each; the words are of the first that failed."""
-    log = tmp_path / "log"
-    body = TOLD.format(log=log) + f"echo said $(wc -l < {log}) >&2; exit 1"
-    with pytest.raises(NodeFault, match="said 1") as caught:
-        await Parser(program=program(tmp_path, body), base=tmp_path).load(Path("/a"), b"one")
-    assert caught.value.reason is Reason.LOAD_FAILED
-    assert len(log.read_text().splitlines()) == 3
-
-
-async def test_a_load_that_takes_too_long_is_refused(tmp_path: Path):
-    slow = Parser(program=program(tmp_path, "sleep 1000"), limits=Limits(seconds=0.2))
-    with pytest.raises(NodeFault) as caught:
-        await slow.load(b"policy")
-    assert caught.value.reason is Reason.LOAD_FAILED
 
 
 # --- programs that are not as they should be ----------------------------------------------------------------

@@ -35,6 +35,7 @@ from hauberk.daemonset.plan import (
     plan,
     stale_names,
 )
+from hauberk.daemonset.resting import Planner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -1037,20 +1038,23 @@ class Node:
     unrecorded: set[str] = field(default_factory=set[str])
     hosts: frozenset[str] = frozenset()
     labels: dict[str, str] = field(default_factory=lambda: dict(HERE))
+    planner: Planner = field(default_factory=Planner)
 
     def decide(self, revisions: tuple[ProfileRevision, ...]) -> Plan:
-        return plan(
-            Snapshot(
-                revisions,
-                self.labels,
-                self.holdings,
-                self.kernel,
-                BOOT,
-                self.files,
-                frozenset(self.unrecorded),
-                dict(self.refused),
-            )
+        """Return a plan, which is the same for who remembers the last one."""
+        snapshot = Snapshot(
+            revisions,
+            self.labels,
+            self.holdings,
+            self.kernel,
+            BOOT,
+            self.files,
+            frozenset(self.unrecorded),
+            dict(self.refused),
         )
+        decided = plan(snapshot)
+        assert self.planner.plan(snapshot) == decided
+        return decided
 
     def settle(self, revisions: tuple[ProfileRevision, ...], rounds: int = 6) -> Plan:
         """Plan and do, as the agent does; return the first plan without steps."""

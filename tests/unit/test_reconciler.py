@@ -194,7 +194,7 @@ class Node:
     async def _settle(self, loop: Reconciler, compiling: Compiling) -> None:
         while True:
             await loop.reconcile(compiling)
-            loop._tell()
+            loop._tell_anew()
             if not compiling.tasks and not compiling.ready:
                 return
             await loop._wait(compiling.due())
@@ -300,11 +300,11 @@ async def test_a_restart_finds_all_of_it_and_does_nothing(node: Node):
     wanted = revision("a", APPARMOR), revision("b", SELINUX), revision("c", SECCOMP)
     await node.given(*wanted)
     before = node.agent.profile_node
-    loads, runs = len(node.loader.runs), len(node.store.runs)
+    loads, runs = len(node.tree.runs), len(node.store.runs)
     node.start()
     await node.given(*wanted)
     assert node.agent.profile_node == before
-    assert (len(node.loader.runs), len(node.store.runs)) == (loads, runs)
+    assert (len(node.tree.runs), len(node.store.runs)) == (loads, runs)
 
 
 async def test_drift_of_each_type_is_mended_and_counted(node: Node):

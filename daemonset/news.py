@@ -1,0 +1,41 @@
+"""Says when to look at news: at once, and in a burst of them ever later, so that one look is for many. Pure.
+
+Kept by `reconciler`. A hundred new profiles are a hundred events within seconds, on each node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Seconds between two looks, at first and at most; and the quiet time after which it is the first again.
+SHORTEST, LONGEST, QUIET = 0.25, 2.0, 5.0
+# Who gets a processor late takes it less often: the next look is so many times that far off, up to so many
+# seconds.
+LATE_TIMES, LATE_SECONDS = 10.0, 20.0
+
+
+@dataclass
+class News:
+    """When the last look was, and how far from it the next one is (monotonic seconds)."""
+
+    looked_at: float = float("-inf")
+    distance: float = SHORTEST
+
+    def due(self, now: float) -> float:
+        """Return when to look at what came now."""
+        return max(now, self.looked_at + self.distance)
+
+    def looked(self, now: float, due: float) -> None:
+        """Take note of a look that was due then.
+
+        The next one is farther off where this one had to wait, and sooner where not.
+        """
+        since = now - self.looked_at
+        if since > QUIET:
+            self.distance = SHORTEST
+        elif since >= 2 * self.distance:
+            self.distance = max(SHORTEST, self.distance / 2)
+        else:
+            self.distance = min(LONGEST, self.distance * 2)
+        late = min((now - due) * LATE_TIMES, LATE_SECONDS)
+        self.distance, self.looked_at = max(self.distance, late), now
