@@ -20,7 +20,7 @@ import tenacity
 from ..crds.errors import ClusterFault
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision
-from . import facts, report
+from . import facts, news, report
 from .api import backoff
 from .backend import Backend
 from .cluster import Cluster, NodeObject
@@ -35,10 +35,10 @@ WRITES_PER_SECOND = 100
 SPACING_SECONDS = (1.0, 10.0)
 # What had to wait waits on, in parts of that spacing, until nothing more has come for the first, and for the
 # second at most: of a burst the second write has all.
-CALM_SPACINGS, LONGEST_SPACINGS = 0.3, 4.0
+CALM_SPACINGS, LONGEST_SPACINGS = 0.5, 8.0
 # There an API server that is slow to answer is spared more: its spacing is so many times what the last write
 # took, up to so many seconds.
-TAKEN_TIMES, TAKEN_SECONDS = 10.0, 30.0
+TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0
 # Bad news does not wait for longer, however many nodes there are.
 BAD_NEWS_SECONDS = 1.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
@@ -237,6 +237,8 @@ class Agent:
             self.counted = False
         else:
             self.counted = True
+        for one in self.reconcilers.values():
+            one.news.longest = max(news.LONGEST, self.spacing)
 
 
 def _tell_retry(state: tenacity.RetryCallState) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Seconds between two looks, at first and at most; and the quiet time after which it is the first again.
-SHORTEST, LONGEST, QUIET = 0.25, 2.0, 5.0
+SHORTEST, LONGEST, QUIET = 0.25, 2.0, 20.0
 # Who gets a processor late takes it less often: the next look is so many times that far off, up to so many
 # seconds.
 LATE_TIMES, LATE_SECONDS = 10.0, 20.0
@@ -16,10 +16,15 @@ LATE_TIMES, LATE_SECONDS = 10.0, 20.0
 
 @dataclass
 class News:
-    """When the last look was, and how far from it the next one is (monotonic seconds)."""
+    """When the last look was, and how far from it the next one is (monotonic seconds).
+
+    Attributes:
+        longest: the distance at most: with many nodes reports are far apart, and so may looks be.
+    """
 
     looked_at: float = float("-inf")
     distance: float = SHORTEST
+    longest: float = LONGEST
 
     def due(self, now: float) -> float:
         """Return when to look at what came now."""
@@ -36,6 +41,6 @@ class News:
         elif since >= 2 * self.distance:
             self.distance = max(SHORTEST, self.distance / 2)
         else:
-            self.distance = min(LONGEST, self.distance * 2)
+            self.distance = min(self.longest, self.distance * 2)
         late = min((now - due) * LATE_TIMES, LATE_SECONDS)
         self.distance, self.looked_at = max(self.distance, late), now

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -90,7 +90,7 @@ class Reconciler:
     revisions: Revisions = field(init=False)
     planner: Planner = field(default_factory=Planner)
     news: News = field(default_factory=News)
-    waiting_for_news: asyncio.TimerHandle | None = None
+    unread: list[tuple[str, ProfileRevision | None]] = field(default_factory=list[Any])
     holdings: dict[str, Holding] = field(default_factory=dict[str, Holding])
     unrecorded: set[str] = field(default_factory=set[str])
     refused: dict[Key, Refused] = field(default_factory=dict[Key, Refused])
@@ -142,33 +142,28 @@ class Reconciler:
 
     def revisions_listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
         """Take note of all ProfileRevisions by name; those of other types are left out."""
+        self.unread.clear()
         self._take_up(self.revisions.listed(revisions))
         self.wake.set()
 
     def revision_seen(self, name: str, revision: ProfileRevision | None) -> None:
-        """Take note of what one ProfileRevision is now, None where it is gone."""
-        word = self.revisions.seen(name, revision)
-        if word.changed:
-            self._take_up(word.new)
-            self._wake_for_news()
-
-    def _wake_for_news(self) -> None:
-        """Go round now, or soon, together with what comes until then."""
-        if self.waiting_for_news:
-            return
-
+        """Take note of what one ProfileRevision is now, None where it is gone: now or soon, with others."""
+        self.unread.append((name, revision))
         now = time.monotonic()
         due = self.news.due(now)
-
-        def look() -> None:
-            self.waiting_for_news = None
-            self.news.looked(time.monotonic(), due)
-            self.wake.set()
-
         if due <= now:
-            look()
-        else:
-            self.waiting_for_news = asyncio.get_running_loop().call_later(due - now, look)
+            self._read_news(due)
+        elif len(self.unread) == 1:
+            asyncio.get_running_loop().call_later(due - now, self._read_news, due)
+
+    def _read_news(self, due: float) -> None:
+        """Take note of what was told since the last time, and go round where that changes anything."""
+        words = [self.revisions.seen(*one) for one in self.unread]
+        self.unread.clear()
+        if any(word.changed for word in words):
+            self.news.looked(time.monotonic(), due)
+            self._take_up(frozenset().union(*(word.new for word in words)))
+            self.wake.set()
 
     def _take_up(self, new: frozenset[str]) -> None:
         """Forget what stood in the way of an old word: it need not stand in the way of the new one."""

@@ -12,8 +12,8 @@ from ..crds.models import ProfileStatus
 # Seconds from a profile's last write to one of progress alone: the first, the second, and so on.
 DISTANCES = (2.0, 4.0, 8.0, 10.0)
 # What all profiles together may take of progress: more of them wait longer, but not for ever.
-PER_SECOND = 5.0
-LONGEST = 30.0
+PER_SECOND = 2.0
+LONGEST = 60.0
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,12 @@ def test_after_a_quiet_time_it_is_as_at_first():
     assert looks(news, 200, 200.01) == [200, 200 + SHORTEST]
 
 
+def test_with_many_nodes_looks_are_as_far_apart_as_reports():
+    burst = [100 + number * 0.05 for number in range(2000)]
+    found = looks(News(longest=10.0), *burst)
+    assert found[-1] - found[-2] == pytest.approx(10, abs=0.06)
+
+
 @pytest.mark.parametrize(("late", "next_one"), [(0.01, 0.5), (0.3, 3.0), (100.0, 20.0)])
 def test_who_gets_a_processor_late_looks_less_often(late: float, next_one: float):
     news = News()

@@ -81,10 +81,10 @@ def test_progress_moves_counts_and_no_word(after: ProfileStatus, progress: bool)
         (Written(100.0, 4), 1, 110.0),
         (Written(100.0, 99), 1, 110.0),
         (Written(100.0), 0, 102.0),
-        (Written(100.0), 5, 102.0),
-        (Written(100.0), 20, 104.0),  # five a second, of all profiles together
+        (Written(100.0), 4, 102.0),
+        (Written(100.0), 8, 104.0),  # two a second, of all profiles together
         (Written(100.0, 4), 20, 110.0),
-        (Written(100.0), 100, 120.0),
+        (Written(100.0), 40, 120.0),
         (Written(100.0), 10_000, 100.0 + LONGEST),
     ],
 )
