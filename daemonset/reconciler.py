@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -208,18 +208,32 @@ class Reconciler:
             acted: list[Step] = []
             if self._is_quiet(frozenset(keys)):
                 acted = await self._carry_out(away, compiling.take())
-            loaded = bool(acted)
-            acted = acted or await self._persist(decided)
-            self.alive_at = time.monotonic()
             if not acted:
-                break
-            self.untidy = True
+                recorded = await self._persist(decided)
+                self.untidy = self.untidy or bool(recorded)
+                self._stop_repeating(recorded, done)
+                if not recorded or self._is_all(decided, recorded):
+                    break
+            self.alive_at = time.monotonic()
             self._stop_repeating(acted, done)
             look = self._look()
-            if loaded:
+            if acted:
+                self.untidy = True
                 self._tell(look)  # what is loaded does not wait for the disk
+        self.alive_at = time.monotonic()
         self._tidy(compiling)
         return look
+
+    def _is_all(self, decided: Plan, recorded: Collection[Persist]) -> bool:
+        """Return whether what was recorded is all that there was to do, and nothing else came up.
+
+        What was released is taken away once that is recorded.
+        """
+        return (
+            len(recorded) == len(decided.steps)
+            and not self.wake.is_set()
+            and not any(step.key in self.refused or step.holding.released for step in recorded)
+        )
 
     def _look(self) -> Look:
         """Read what is loaded, and plan; what comes up after that wakes the loop again."""
@@ -284,9 +298,9 @@ class Reconciler:
         finally:
             late.cancel()
 
-    async def _persist(self, decided: Plan) -> list[Step]:
+    async def _persist(self, decided: Plan) -> list[Persist]:
         """Record what was loaded, until something more urgent comes up; return what was done."""
-        done: list[Step] = []
+        done: list[Persist] = []
         for step in decided.steps:
             if not isinstance(step, Persist):
                 continue

@@ -144,14 +144,10 @@ def is_bad_news(before: ProfileNode | None, after: ProfileNode) -> bool:
 def _is_worse(before: Section, after: Section) -> bool:
     if any(before.problems.get(name) != problem for name, problem in after.problems.items()):
         return True
+    differing = ((after.profiles.get(name), entry) for name, entry in before.profiles.items())
     return any(
-        name not in after.profiles or _mode(after.profiles[name]) != _mode(entry)
-        for name, entry in before.profiles.items()
+        new is None or Entry.read(new).mode != Entry.read(old).mode for new, old in differing if new != old
     )
-
-
-def _mode(entry: str) -> str:
-    return Entry.read(entry).mode
 
 
 def profile_node(
