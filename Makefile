@@ -83,7 +83,7 @@ lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	  pyproject.toml -o requirements/image.txt
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
-	  --extra bench --extra cli --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
+	  --extra bench --extra cli --extra docs --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
 
 # A half-made environment is never used: the marker is written last.
 $(VENV)/.done: requirements/dev.txt pyproject.toml

@@ -358,7 +358,7 @@ def test_every_policy_is_in_force():
 
 
 def test_the_page_on_security_names_what_is_granted():
-    page = (ROOT / "docs/security.md").read_text()
+    page = (ROOT / "docs/explanation/security.md").read_text()
     for rule in one("ClusterRole", AGENT)["rules"] + one("Role", AGENT)["rules"]:
         assert f"| {', '.join(rule['verbs'])} `{rule['resources'][0]}` |" in page
     roles = {each["metadata"]["name"] for each in OBJECTS if each["kind"] == "ClusterRole"} - {

@@ -13,9 +13,9 @@ from hauberk.crds.reasons import Reason
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OF_TYPE = {kind: ROOT / "docs" / f"{kind.lower()}.md" for kind in TYPES}
-SHOWING = [*OF_TYPE.values(), ROOT / "docs" / "templates.md", ROOT / "README.md"]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+OF_TYPE = {kind: ROOT / "docs" / "how-to" / f"{kind.lower()}.md" for kind in TYPES}
+SHOWING = [*OF_TYPE.values(), ROOT / "docs" / "reference" / "templates.md", ROOT / "README.md"]
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ hauberk (.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
