@@ -2,8 +2,8 @@
 
 Pages link to one another and to files of the repository by relative paths, as they have to for a code host.
 mkdocs knows what is in docs/ alone, so here README, ARCHITECTURE and the like get a place in the site, every
-other file that is linked to is copied to `files/`, and the links follow. Named in mkdocs.yml, whose `nav` says
-where a page stands.
+other file that is linked to is copied to `files/`, and the links follow. Named in mkdocs.yml, whose `nav`
+says where a page stands.
 The functions' names are mkdocs': https://www.mkdocs.org/dev-guide/plugins/#events
 """
 
