@@ -79,7 +79,7 @@ test-deps: lab-deps
 # mkdocs' theme prints what its authors plan, in colours, at every build
 .PHONY: docs reference
 docs: $(VENV)/.done ## The site, into build/site; a broken link or a page without a place fails
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict  # with --quiet it would end well, whatever it finds
 
 reference: $(VENV)/.done ## Write the pages on the three kinds anew, after a change of crds/
 	$(PY) -m docs.site

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -99,6 +102,40 @@ def test_a_link_leads_to_the_same_place_in_the_site(source: str, link: str, ther
 def test_code_is_left_as_it_is():
     text = "```\n[a](crds/models.py)\n```\n"
     assert follow(text, "README.md", "index.md") == text
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Return a copy of the pages, among the rest of the repository."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for file in ROOT.iterdir():
+        if not file.name.startswith(".") and file.name not in ("docs", "build"):
+            (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+def built(root: Path) -> subprocess.CompletedProcess[str]:
+    """Make the site of the pages in a folder as `make docs` does."""
+    command = ["make", "--silent", "docs", f"PY={sys.executable}", f"VENV={ROOT / '.venv'}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "said"),
+    [
+        ("how-to/gitops.md", "[a](nowhere.md)", "'nowhere.md', but the target"),
+        ("how-to/gitops.md", "[a](apparmor.md#nowhere)", "does not contain an anchor '#nowhere'"),
+        ("how-to/gitops.md", "[a](../../nowhere.py)", "'../../nowhere.py', but the target"),
+        ("how-to/lost.md", "# Lost\n", 'not included in the "nav"'),
+    ],
+    ids=["no page", "no heading", "no file", "not in the contents"],
+)
+def test_what_leads_nowhere_ends_the_build(copied: Path, page: str, text: str, said: str):
+    with (copied / "docs" / page).open("a") as file:
+        file.write(f"\n{text}\n")
+    done = built(copied)
+    assert done.returncode
+    assert said in done.stderr + done.stdout
 
 
 def test_every_page_of_the_root_is_in_the_site():
