@@ -55,12 +55,11 @@ def expressions() -> dict[str, Any]:
 
 
 def flux(thing: dict[str, Any]) -> str:
-    """Return what Flux makes of an object by those expressions: the first that holds, in its order."""
-    given = {name: json_to_cel(value) for name, value in thing.items()}
-    for name, program in expressions().items():
-        if program.evaluate(given):
-            return name
-    return "inProgress"
+    """Return which of those expressions holds of an object: one at most, so their order means nothing."""
+    known = {name: json_to_cel(value) for name, value in thing.items()}
+    holding = [name for name, program in expressions().items() if program.evaluate(known)]
+    assert len(holding) <= 1
+    return holding[0] if holding else "inProgress"
 
 
 def as_object(profile: SecurityProfile, status: ProfileStatus) -> dict[str, Any]:

@@ -164,6 +164,15 @@ def test_a_page_that_a_file_names_is_there(folder: str):
     assert [one for one in named if not (ROOT / one[1]).exists()] == []
 
 
+def test_the_image_has_nothing_of_it():
+    image = re.findall(r"^([\w-]+)==", (ROOT / "requirements/image.txt").read_text(), re.MULTILINE)
+    assert {"aiohttp", "pyyaml"} <= set(image)
+    assert [name for name in image if name.startswith(("mkdocs", "markdown", "pymdown", "lupa", "cel"))] == []
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert not {"!docs", "!mkdocs.yml"} & set(ignored)
+
+
 # --- two renderers: a code host's, which is close to CommonMark with tables, and the site's ---
 
 TAGS = {*("h1", "h2", "h3", "h4", "li", "ul", "ol", "pre", "code", "table", "tr", "td", "th", "a"), "strong"}
