@@ -48,6 +48,7 @@ def test_an_object_is_taken(with_account: Kubectl, one: dict[str, Any]):
 
 
 def test_argo_cds_health_check_is_added_and_the_rest_stays(kubectl: Kubectl, control_plane: ControlPlane):
+    """A server-side apply would take the rest away: kubectl hands it what a client-side one owned."""
     (command,) = _COMMAND.findall((ROOT / "docs/how-to/gitops.md").read_text())
     kubectl.ok("create", "namespace", "argocd")
     there = {
