@@ -25,7 +25,7 @@ demo-down: $(VENV)/.done ## End the demo's cluster
 
 test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
 
-test-fast: check test-deps ## Everything but the lab, in about ten minutes
+test-fast: check docs test-deps ## Everything but the lab, in about ten minutes
 	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
@@ -76,6 +76,14 @@ test-deps: lab-deps
 	  || { echo "install apparmor_parser, secilc and checkpolicy with your distribution's tools"; exit 3; }
 	@$(PY) -m lab binaries >/dev/null
 
+# mkdocs' theme prints what its authors plan, in colours, at every build
+.PHONY: docs reference
+docs: $(VENV)/.done ## The site, into build/site; a broken link or a page without a place fails
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict  # with --quiet it would end well, whatever it finds
+
+reference: $(VENV)/.done ## Write the pages on the three kinds anew, after a change of crds/
+	$(PY) -m docs.site
+
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
 	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .
 
@@ -83,7 +91,7 @@ lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	  pyproject.toml -o requirements/image.txt
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
-	  --extra bench --extra cli --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
+	  --extra bench --extra cli --extra docs --extra lab --extra test -c requirements/image.txt pyproject.toml -o requirements/dev.txt
 
 # A half-made environment is never used: the marker is written last.
 $(VENV)/.done: requirements/dev.txt pyproject.toml

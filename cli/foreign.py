@@ -35,7 +35,7 @@ class UnfitObjectError(Exception):
 
 @dataclass(frozen=True)
 class Shared:
-    """Rules that profiles of containers share, as the fragments of docs/templates.md write them.
+    """Rules that profiles of containers share, as the fragments of docs/reference/templates.md write them.
 
     That operator puts rules of this kind into each profile too.
 

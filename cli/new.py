@@ -80,11 +80,11 @@ _HEADS = {
 # `kubectl wait --for=condition=Ready secprof/{name}`.
 {usage}""",
     "SELinux": """\
-# A module in CIL, for nodes with SELinux; docs/selinux.md goes through one. Check it: `hauberk lint FILE`.
+# A module in CIL, for nodes with SELinux: docs/how-to/selinux.md goes through one. Try: `hauberk lint FILE`.
 {usage}""",
     "Seccomp": """\
 # The JSON of the OCI runtime specification: what is not listed fails with EPERM. It holds for containers that
-# start once it is Ready; docs/seccomp.md says more.
+# start once it is Ready; docs/how-to/seccomp.md says more.
 {usage}""",
 }
 _USAGES = {

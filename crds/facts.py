@@ -29,7 +29,7 @@ def supports(facts: Facts, profile_type: str) -> bool:
 
 
 def visible(facts: Facts) -> dict[str, Any]:
-    """Return what templates see of a node; docs/templates.md describes it field by field.
+    """Return what templates see of a node; docs/reference/templates.md describes it field by field.
 
     Less than the facts: a kernel's patch level differs between nodes that are alike, and a text for each of
     them would be one too many.

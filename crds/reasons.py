@@ -9,7 +9,7 @@ from enum import IntEnum, StrEnum
 
 
 class Reason(StrEnum):
-    """Why something is as it is. Grouped by who says it; each is explained in docs/reasons.md."""
+    """Why something is as it is. Grouped by who says it; each is explained in docs/reference/reasons.md."""
 
     # the operator, about a SecurityProfile's text
     ACCEPTED = "Accepted"

@@ -197,7 +197,7 @@ def _why(error: Exception) -> str:
         case TemplateNotFound():
             said = f"there is no fragment {error.name}; there are {', '.join(sorted(fragments()))}"
         case UndefinedError():
-            said = f"{error}; what there is stands in docs/templates.md and in spec.template.values"
+            said = f"{error}; what there is stands in docs/reference/templates.md and in spec.template.values"
         case TemplateError() | UnfitError():
             said = str(error)
         case OSError():  # nothing can be opened here

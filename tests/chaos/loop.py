@@ -153,8 +153,8 @@ class Chaos:
     def thaw(self, result: Result) -> list[str]:
         """Restart nodes that the lab lost by itself, and return them: such a round is void.
 
-        See docs/lab.md: a program in it spins, and nothing else runs, not even its ssh server. Only where
-        nothing but somebody's absence was wrong is that taken for the reason.
+        See docs/how-to/lab.md: a program in it spins, and nothing else runs, not even its ssh server. Only
+        where nothing but somebody's absence was wrong is that taken for the reason.
         """
         if result.whole_after is not None or result.wrong:
             return []

@@ -24,6 +24,7 @@ from hauberk.crds.names import (
 from kubernetes.client import ApiException, CustomObjectsApi
 
 from tests.kube.conftest import Kubectl
+from tests.unit.kstatus import kstatus
 
 Object = dict[str, Any]
 
@@ -891,13 +892,30 @@ def test_at_most_ten_failures(kubectl: Kubectl) -> None:
 def test_status_and_spec_are_written_apart(kubectl: Kubectl) -> None:
     made = profile() | {"status": {"revision": "0123456789"}}
     name = stored(kubectl, made)
-    assert "status" not in kubectl.ok("get", "secprof", name, "-o", "json").object
+    assert kubectl.ok("get", "secprof", name, "-o", "json").object["status"] == {"observedGeneration": 0}
     change = json.dumps({"spec": {"suspend": True}, "status": {"revision": "0123456789"}})
     kubectl.ok("patch", "secprof", name, "--subresource=status", "--type=merge", "-p", change)
     found = kubectl.ok("get", "secprof", name, "-o", "json").object
-    assert found["status"] == {"revision": "0123456789"}
+    assert found["status"] == {"observedGeneration": 0, "revision": "0123456789"}
     assert found["spec"]["suspend"] is False
     assert found["metadata"]["generation"] == 1
+
+
+def test_nobody_who_judges_by_kstatus_takes_it_for_good_too_early(kubectl: Kubectl) -> None:
+    """As the API has it: just made, with the admission's word alone, Ready, and changed since."""
+
+    def judged() -> str:
+        return kstatus(kubectl.ok("get", "secprof", name, "-o", "json").object)
+
+    name = stored(kubectl, profile())
+    assert judged() == "InProgress"
+    accepted = {**CONDITION, "type": "Accepted"}
+    assert patch_status(kubectl, name, conditions=[accepted]) == ""
+    assert judged() == "InProgress"
+    assert patch_status(kubectl, name, observedGeneration=1, conditions=[accepted, CONDITION]) == ""
+    assert judged() == "Current"
+    kubectl.ok("patch", "secprof", name, "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
+    assert judged() == "InProgress"
 
 
 def test_kubectl_wait_never_takes_an_old_generation(kubectl: Kubectl) -> None:

@@ -1,4 +1,4 @@
-"""docs/cli.md: it has every command, and its examples do what it shows."""
+"""docs/reference/cli.md: it has every command, and its examples do what it shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hauberk.cli.live import app
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "cli.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "cli.md").read_text()
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = sorted(getattr(typer.main.get_command(app), "commands"))  # noqa: B009 - a group's, and so typed by nobody
 

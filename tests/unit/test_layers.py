@@ -20,6 +20,8 @@ LAYERS = {
     "daemonset": {"daemonset", "profiles", "crds"},
     "cli": {"cli", "profiles", "crds"},
     "lab": {"lab"},
+    # the pages' own tools: they read the product's files and run none of it
+    "docs": {"docs"},
 }
 PRODUCT = ("crds", "profiles", "operator", "daemonset", "cli")
 

@@ -22,7 +22,7 @@ from hauberk.profiles.rendering import Renderer
 
 FOLDER = Path(__file__).parents[2] / "profiles" / "library"
 FILES = sorted(FOLDER.glob("*.yaml"))
-PAGE = Path(__file__).parents[2] / "docs" / "library.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "library.md"
 
 
 def names_of(policy: str) -> list[str]:

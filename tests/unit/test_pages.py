@@ -13,12 +13,13 @@ from hauberk.crds.reasons import Reason
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OF_TYPE = {kind: ROOT / "docs" / f"{kind.lower()}.md" for kind in TYPES}
-SHOWING = [*OF_TYPE.values(), ROOT / "docs" / "templates.md", ROOT / "README.md"]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+OF_TYPE = {kind: ROOT / "docs" / "how-to" / f"{kind.lower()}.md" for kind in TYPES}
+SHOWING = [*OF_TYPE.values(), ROOT / "docs" / "reference" / "templates.md", ROOT / "README.md"]
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ hauberk (.+)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +37,7 @@ def profiles(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path):
-    for file, anchor in _LINK.findall(page.read_text()):
+    for file, anchor in _LINK.findall(_CODE.sub("", page.read_text())):
         there = page.parent / file if file else page
         assert there.exists(), file
         assert not anchor or anchor in anchors(there), f"{file}#{anchor}"

@@ -1,4 +1,4 @@
-"""docs/reasons.md explains every reason that Hauberk gives, and no other."""
+"""docs/reference/reasons.md explains every reason that Hauberk gives, and no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hauberk.crds.reasons import Reason
 
-PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "reasons.md"
 
 
 def test_the_page_and_the_enum_hold_the_same_reasons():
