@@ -121,6 +121,14 @@ class Found:
         """Return the nodes on which a pod that names it could start, as far as it goes."""
         return [one.node for one in self.nodes if _starts(one)]
 
+    @property
+    def told(self) -> list[str]:
+        """Return what it is on the first few nodes, those where something is wrong with it first."""
+        wrong = sorted(self.nodes, key=lambda one: not one.message)
+        return [
+            f"{one.node}: {one.state}{f', {one.message}' if one.message else ''}" for one in wrong[:NODES]
+        ]
+
     def cause(self, reason: str, message: str, fix: str, *evidence: str) -> None:
         """Add a cause that is about this name; evidence that is empty is none."""
         name = self.profile.metadata.name if self.profile else ""
@@ -232,7 +240,7 @@ def _of_remains(use: Use, profile: str, node: str, section: Section) -> Found:
 def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -> bool:
     """Tell what is wrong with the SecurityProfile itself; return whether nodes may hold the name at all."""
     profile, use = defined.profile, found.use
-    name = profile.metadata.name
+    name, may_hold = profile.metadata.name, defined.published and wanted is not None
     accepted, ready = current(profile, "Accepted"), current(profile, "Ready")
     if profile.metadata.deletion_timestamp:
         found.cause(
@@ -243,7 +251,7 @@ def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -
             "shows what keeps it",
             _shown(profile, ready),
         )
-        return defined.published
+        return may_hold
     if accepted and accepted.status == "False":
         kept = (
             f"nodes keep the last good policy, revision {wanted.content.digest}"
@@ -253,10 +261,11 @@ def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -
         found.cause(
             accepted.reason,
             f"SecurityProfile {name} is refused, and {kept}: {accepted.message}",
-            "correct the policy and apply it; `hauberk lint FILE` says beforehand whether it will do",
+            f"correct the policy (docs/reasons.md has more on {accepted.reason}) and apply it; `hauberk lint "
+            "FILE` says beforehand whether it will do",
             _shown(profile, accepted),
         )
-        return defined.published
+        return may_hold
     if _held_back(profile, wanted):
         what = "newer content" if defined.published else f"the policy that defines {use.name}"
         kept = f"; nodes keep revision {wanted.content.digest}" if wanted else ""
@@ -266,8 +275,8 @@ def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -
             f'let it go: kubectl patch secprof {name} --type merge -p \'{{"spec":{{"suspend":false}}}}\'',
             _shown(profile, ready),
         )
-        return defined.published
-    if not defined.published or wanted is None:
+        return may_hold
+    if not may_hold:
         generation = profile.metadata.generation
         why = ready.message if ready else f"the operator has not looked at generation {generation} yet"
         found.cause(
@@ -277,8 +286,7 @@ def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -
             "hauberk-operator run",
             _shown(profile, ready),
         )
-        return False
-    return True
+    return may_hold
 
 
 def _held_back(profile: SecurityProfile, wanted: RevisionSpec | None) -> bool:
@@ -312,7 +320,7 @@ def _of_no_node(found: Found, profile: SecurityProfile, pod: Pod) -> None:
         f"no node holds {name}: {ready.message if ready else 'nothing is known of it yet'}",
         f"see why with `hauberk status {name}`; the pod would not start on any node now",
         _shown(profile, ready),
-        *(f"{one.node}: {_state(one)}" for one in found.nodes[:NODES]),
+        *found.told,
     )
 
 
@@ -442,10 +450,6 @@ def _mended(reason: str, holders: Sequence[str]) -> str:
 
 def _modules(report: ProfileNode | None) -> str:
     return ", ".join(report.status.facts.lsms) if report and report.status.facts.lsms else "unknown"
-
-
-def _state(one: OnNode) -> str:
-    return f"{one.state}{f', {one.message}' if one.message else ''}"
 
 
 def _such(nodes: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ concerns the pod as a whole: what its containers choose, its scheduling, and wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -251,30 +251,35 @@ def _gated(snapshot: Snapshot, ours: Sequence[Found]) -> Iterator[Cause]:
     """Yield why Hauberk's gate is still closed."""
     if not snapshot.pod.gated:
         return
-    closed, every = list(_not_available(ours)), "every profile that it names is Available"
+    every = f"the pod's scheduling gate {POD_GATE} is closed{{}} every profile that it names is Available"
+    lacking = [(one, said) for one in ours if (said := _not_available(one))]
+    if not lacking:
+        yield Cause(
+            Reason.GATED,
+            every.format(", and"),
+            "the operator opens it: see whether it runs, and its log: "
+            "`kubectl -n hauberk-system logs deployment/hauberk-operator`",
+            fields=("spec.schedulingGates",),
+        )
+        return
     yield Cause(
         Reason.GATED,
-        f"the pod's scheduling gate {POD_GATE} is closed until {every}: {'; '.join(closed)}"
-        if closed
-        else f"the pod's scheduling gate {POD_GATE} is closed, and {every}",
-        "the operator opens it once that is so; `hauberk status` says what is in the way"
-        if closed
-        else "the operator opens it: see whether it runs, and its log: "
-        "`kubectl -n hauberk-system logs deployment/hauberk-operator`",
+        f"{every.format(' until')}: {'; '.join(said for _, said in lacking)}",
+        "the operator opens it once that is so; `hauberk status NAME` says all that is in the way",
+        evidence=tuple(told for one, _ in lacking for told in one.told),
+        containers=tuple(dict.fromkeys(name for one, _ in lacking for name in one.use.containers)),
         fields=("spec.schedulingGates",),
     )
 
 
-def _not_available(ours: Iterable[Found]) -> Iterator[str]:
-    for one in ours:
-        if one.profile is None:
-            yield f"no SecurityProfile defines {one.use.name}"
-            continue
-        name, available = one.profile.metadata.name, current(one.profile, "Available")
-        if available is None:
-            yield f"{name}: the operator has not looked at it yet"
-        elif available.status != "True":
-            yield f"{name}: {available.reason}: {available.message}"
+def _not_available(found: Found) -> str:
+    """Return why a profile keeps the gate closed; empty where it does not."""
+    if found.profile is None:
+        return f"no SecurityProfile defines {found.use.name}"
+    name, available = found.profile.metadata.name, current(found.profile, "Available")
+    if available is None:
+        return f"{name}: the operator has not looked at it yet"
+    return "" if available.status == "True" else f"{name}: {available.reason}: {available.message}"
 
 
 def _unscheduled(snapshot: Snapshot, ours: Sequence[Found], known: bool) -> Iterator[Cause]:

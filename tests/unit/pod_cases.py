@@ -1,8 +1,8 @@
 """Pods in clusters in short, for the tests of `hauberk why`: tests/golden-why/<case>/in.yaml.
 
 * `profiles`: SecurityProfiles. `defines` are names in the kernel (the usual one, else), `published` is
-  `current`, `older` (nodes are to hold an earlier content) or `nothing`, `refused` is the verdict on the present
-  content.
+  `current`, `older` (nodes are to hold an earlier content) or `nothing`, `refused` is the verdict on the
+  present content.
 * `nodes`: `holds` maps a profile to a mode, with `older` before it for an earlier content; `problems`,
   `orphans` and `modules` (apparmor and seccomp, else) are as reported; `agent: down`, `ready: false`,
   `restarted: true` and `silent: true` (it never reported) are what else may be.

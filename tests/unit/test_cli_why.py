@@ -1,8 +1,8 @@
 """`hauberk why`: what it says of pods, as golden files, and what holds for any pod.
 
 A case is tests/golden-why/<case>/in.yaml, a pod in a cluster in short (`pod_cases`), and out.txt, what a
-terminal of 80 columns shows. `HAUBERK_GOLDEN=write pytest tests/unit/test_cli_why.py` writes out.txt anew: read the
-difference then.
+terminal of 80 columns shows. `HAUBERK_GOLDEN=write pytest tests/unit/test_cli_why.py` writes out.txt anew:
+read the difference then.
 """
 
 from __future__ import annotations
