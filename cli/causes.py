@@ -19,6 +19,7 @@ from .waiting import current
 
 # Nodes that a sentence names.
 NODES = 5
+_NO_NODES = "whether it is meant to can't be told without the right to list Nodes"
 _LENIENT = ("complain", "permissive")
 _WORDS = {APPARMOR: "AppArmor profile", SELINUX: "SELinux type", SECCOMP: "seccomp profile"}
 # What a node without the security module makes of a pod that names one of its profiles.
@@ -359,10 +360,14 @@ def _of_node(found: Found, profile: SecurityProfile, here: OnNode, snapshot: Sna
                 f"ProfileNode {node}, problems: {name}: {here.reason}",
                 evidence,
             )
+        case State.UNKNOWN if found.entry.revision:
+            found.notes.append(f"{node} holds another revision of {name} than the newest; {_NO_NODES}")
         case State.UNKNOWN:
-            found.notes.append(
-                f"whether {name} is meant for {node} can't be told without the right to list Nodes; "
-                f"{evidence}"
+            found.cause(
+                Reason.NOT_VERIFIED,
+                f"{node} does not hold {name}; {_NO_NODES}",
+                f"see spec.nodeSelector of SecurityProfile {name}, or ask someone who may list Nodes",
+                evidence,
             )
         case State.UPDATING:
             _of_update(found, name, here, evidence)

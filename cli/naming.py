@@ -60,7 +60,7 @@ def _declares(profile: SecurityProfile, name: str) -> bool:
     if profile.spec.type == SELINUX:
         word = re.escape(name.partition(".")[0])
         return re.search(rf"\(\s*block\s+{word}{end}", profile.spec.policy) is not None
-    head = rf'(?:\bprofile\s+|^\s*)"?{word}{end}"?[^\n]*\{{'
+    head = rf'(?:\bprofile\s+|^\s*)(?:"{word}"|{word}{end})[^\n]*\{{'
     return re.search(head, profile.spec.policy, re.MULTILINE) is not None
 
 

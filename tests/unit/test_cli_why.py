@@ -18,6 +18,8 @@ import pytest
 import yaml
 from hauberk.cli import tables
 from hauberk.cli.why import Why, why
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.unit.pod_cases import snapshot
@@ -54,3 +56,66 @@ def test_every_cause_says_what_to_do(case: str):
         assert cause.fix
     plain: dict[str, Any] = msgspec.to_builtins(told)
     assert yaml.safe_load(yaml.safe_dump(plain)) == json.loads(json.dumps(plain))
+
+
+FINE = yaml.safe_load((GOLDEN / "fine" / "in.yaml").read_text())
+CHANGES = {
+    "holds": st.dictionaries(
+        st.sampled_from(["web", "calls", "batch"]),
+        st.sampled_from(["enforce", "enforcing", "complain", "permissive", "older enforce"]),
+    ),
+    "problems": st.dictionaries(
+        st.sampled_from(["web", "calls", "batch"]),
+        st.sampled_from([("LoadFailed", "no"), ("AwaitingRender", "not yet")]),
+    ),
+    "ready": st.booleans(),
+    "restarted": st.booleans(),
+    "agent": st.sampled_from(["up", "down"]),
+    "silent": st.booleans(),
+    "selinux": st.sampled_from(["enforcing", "permissive"]),
+    "modules": st.sampled_from([["selinux", "apparmor", "seccomp"], ["apparmor"], ["selinux", "seccomp"]]),
+}
+
+
+@given(
+    st.fixed_dictionaries({}, optional=CHANGES),
+    st.dictionaries(
+        st.sampled_from(["web", "calls", "batch"]),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "deleted": st.booleans(),
+                "suspend": st.booleans(),
+                "published": st.sampled_from(["current", "older", "nothing"]),
+                "unseen": st.booleans(),
+                "selector": st.just({"matchLabels": {"a": "b"}}),
+            },
+        ),
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_pod_is_fine_only_where_its_node_holds_everything(
+    node: dict[str, Any], profiles: dict[str, Any], listed: bool, scheduled: bool
+):
+    """Whatever is changed about a pod that is fine: what is called fine is what the node's report shows."""
+    both = FINE["nodes"]["both"]
+    short = {
+        **FINE,
+        "nodes": {"both": {**both, **node}},
+        "profiles": {
+            name: {**(one or {}), **profiles.get(name, {})} for name, one in FINE["profiles"].items()
+        },
+        "nodes_may_be_listed": listed,
+    }
+    if not scheduled:
+        spec = {key: one for key, one in FINE["pod"]["spec"].items() if key != "nodeName"}
+        short["pod"] = {**FINE["pod"], "spec": spec, "status": {"phase": "Pending"}}
+    told = why(snapshot(short))
+    assert shown(told)
+    if told.fine and scheduled:
+        assert {one.state for one in told.confinement} <= {"ready", "reported", "updating", "unknown"}
+        assert {one.mode for one in told.confinement} <= {"enforce", "enforcing"}
+        assert all(one.digest for one in told.confinement)
+    if not node and not profiles and listed:
+        assert told.fine
