@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..crds.facts import supports
 from ..crds.models import Condition, Entry, Model, ProfileNode, RevisionSpec, Section, SecurityProfile
 from ..crds.names import APPARMOR, SECCOMP, SELINUX, security_module
 from ..crds.reasons import Reason
@@ -190,7 +191,7 @@ def _undefined(use: Use, snapshot: Snapshot) -> Found:
         _misnamed(found, guess)
         return found
     foreign = is_foreign(use.type, use.name)
-    if foreign or (use.type == APPARMOR and guess is None and _runs(use, snapshot.pod)):
+    if foreign or (guess is None and _is_the_nodes(use, snapshot.pod, report)):
         why = "" if foreign else ": a container runs with it, so the node has it from elsewhere"
         note = f"{use.words} is none of Hauberk's{why}; Hauberk neither loads nor checks it"
         return Found(use, foreign=True, notes=[note])
@@ -203,6 +204,16 @@ def _undefined(use: Use, snapshot: Snapshot) -> Found:
         f"of {_count(len(snapshot.profiles), 'SecurityProfile')} none has that name in status.profiles",
     )
     return found
+
+
+def _is_the_nodes(use: Use, pod: Pod, report: ProfileNode | None) -> bool:
+    """Return whether the node must have a name from elsewhere, since a container of the pod runs with it.
+
+    Not so for a seccomp file, which may be gone by now, nor on a node without SELinux: it takes any type.
+    """
+    if use.type == SECCOMP or not _runs(use, pod):
+        return False
+    return use.type == APPARMOR or (report is not None and supports(report.status.facts, SELINUX))
 
 
 def _misnamed(found: Found, guess: Guess) -> None:

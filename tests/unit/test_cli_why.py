@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.console import Console
 from tests.unit.pod_cases import snapshot
 
 GOLDEN = Path(__file__).parents[1] / "golden-why"
+PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 
@@ -56,6 +58,13 @@ def test_every_cause_says_what_to_do(case: str):
         assert cause.fix
     plain: dict[str, Any] = msgspec.to_builtins(told)
     assert yaml.safe_load(yaml.safe_dump(plain)) == json.loads(json.dumps(plain))
+
+
+def test_the_page_shows_what_the_command_says():
+    shown = re.findall(r"^```\n\$ hauberk why .*\n((?:.*\n)*?)```$", PAGE.read_text(), re.MULTILINE)
+    said = {(GOLDEN / case / "out.txt").read_text() for case in CASES}
+    assert len(shown) >= 3
+    assert set(shown) <= said
 
 
 FINE = yaml.safe_load((GOLDEN / "fine" / "in.yaml").read_text())
