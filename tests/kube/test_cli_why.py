@@ -51,7 +51,7 @@ def pod(name: str, profile: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def create(cluster: Cluster, body: dict[str, Any]) -> str:
+def create(cluster: Cluster, body: Any) -> str:
     """Create a pod and return its UID."""
     made: Any = cluster.core.create_namespaced_pod(SHOP, body)
     return made.metadata.uid

@@ -88,7 +88,10 @@ def _usual(name: str, kind: str) -> str:
 
 
 def _spec(name: str, short: Short) -> ProfileSpec:
-    kind, policy = short.get("type", APPARMOR), short.get("policy", f"profile {name} {{ file, }}")
+    kind = short.get("type", APPARMOR)
+    block = f"(block {name.replace('-', '_')} (type process))"
+    usual = {SELINUX: block, SECCOMP: '{"defaultAction": "SCMP_ACT_ALLOW"}'}
+    policy = short.get("policy", usual.get(kind, f"profile {name} {{ file, }}"))
     mode = short.get("mode", "Enforce")
     return ProfileSpec(
         type=kind,
