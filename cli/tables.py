@@ -274,6 +274,8 @@ def _verdict(one: Why) -> Text:
     if one.causes:
         number = len(one.causes)
         return words(f"{number} cause{'' if number == 1 else 's'} found: {', '.join(_reasons(one))}", _BAD)
+    if one.phase == "Succeeded":
+        return words("the pod has ended well", _GOOD)
     if not one.node:
         return words("nothing is wrong with what it names", _GOOD)
     return words(f"fine: {one.node} holds every profile of Hauberk's that it names", _GOOD)

@@ -99,6 +99,8 @@ def why(snapshot: Snapshot) -> Why:
     pod = snapshot.pod
     founds = {(use.type, use.name): look(use, snapshot) for use in uses(pod)}
     chosen = choices(pod)
+    if pod.status.phase == "Succeeded":
+        return _ended(snapshot, chosen, founds)
     causes = [cause for one in founds.values() for cause in one.causes]
     causes += _chosen(pod, chosen, founds)
     ours = [one for one in founds.values() if not one.foreign]
@@ -119,6 +121,22 @@ def why(snapshot: Snapshot) -> Why:
         causes=causes,
         notes=list(dict.fromkeys(notes)),
         observed=_observed(snapshot, causes),
+    )
+
+
+def _ended(snapshot: Snapshot, chosen: Sequence[Choice], founds: Mapping[tuple[str, str], Found]) -> Why:
+    """Return what there is to say of a pod that has done its work: that a node let go of it is no fault."""
+    pod = snapshot.pod
+    return Why(
+        namespace=pod.metadata.namespace,
+        pod=pod.metadata.name,
+        node=pod.node,
+        phase=pod.status.phase,
+        fine=True,
+        confinement=list(_confinement(pod, chosen, founds)),
+        causes=[],
+        notes=["the pod has ended: what its node holds now need not be what it ran with"],
+        observed=[],
     )
 
 
