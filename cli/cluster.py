@@ -19,7 +19,9 @@ import msgspec
 from lightkube import ApiError, AsyncClient, ConfigError, KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.generic_resource import create_global_resource
-from lightkube.resources.core_v1 import Node
+from lightkube.resources.core_v1 import Event as CoreEvent
+from lightkube.resources.core_v1 import Namespace, Node
+from lightkube.resources.core_v1 import Pod as CorePod
 
 from ..crds.errors import ClusterFault
 from ..crds.models import Model, ProfileNode, ProfileRevision, RevisionSpec, SecurityProfile, decode
@@ -34,6 +36,7 @@ from ..crds.names import (
 from ..crds.reasons import Reason
 from ..profiles.parser import plain
 from .kubeconfig import load
+from .pods import Event, Pod
 from .states import NodeView, Seen, node_view
 
 _Profiles = create_global_resource(GROUP, VERSION, "SecurityProfile", SECURITY_PROFILES)
@@ -85,6 +88,57 @@ class Cluster:
         """
         nodes, reports = await asyncio.gather(self._nodes(), self._list(_ProfileNodes, ProfileNode))
         return Seen(nodes, reports[0])
+
+    @property
+    def namespace(self) -> str:
+        """Return the namespace that the kubeconfig's context names, or `default`."""
+        return self.client.namespace
+
+    async def pod(self, name: str, namespace: str) -> Pod | None:
+        """Return a pod; None, and a remark, where there is none or no such namespace.
+
+        Raises:
+            ClusterFault: it can't be read.
+        """
+        try:
+            return decode(Pod, _plain(await self.client.get(CorePod, name, namespace=namespace)))
+        except msgspec.ValidationError as error:
+            message = f"pod {name} has a shape that this version of hauberk does not know: {error}"
+            raise ClusterFault(Reason.NOT_VERIFIED, message) from error
+        except Unreachable as error:
+            if _code(error) != _NOT_FOUND:
+                raise _fault("pods", error, namespace) from error
+        missing = "" if await self._has(namespace) else f": there is no namespace {namespace}"
+        self.remarks.append(f"error: there is no pod {name} in namespace {namespace}{missing}")
+        return None
+
+    async def _has(self, namespace: str) -> bool:
+        """Return whether a namespace is there, or may be: who may not read it is not told that it is not."""
+        try:
+            await self.client.get(Namespace, namespace)
+        except Unreachable as error:
+            return _code(error) != _NOT_FOUND
+        return True
+
+    async def events(self, pod: Pod) -> list[Event]:
+        """Return the Events on a pod; none, and a remark, where the user may not list them.
+
+        Raises:
+            ClusterFault: they can't be read.
+        """
+        fields: Any = {"involvedObject.uid": pod.metadata.uid}
+        listing = self.client.list(
+            CoreEvent, namespace=pod.metadata.namespace, fields=fields, chunk_size=_CHUNK
+        )
+        try:
+            return [decode(Event, _plain(body)) async for body in listing]
+        except Unreachable as error:
+            if _code(error) != _FORBIDDEN:
+                raise _fault("events", error, pod.metadata.namespace) from error
+            self.remarks.append(
+                f"you may not list events in namespace {pod.metadata.namespace}: none are shown"
+            )
+            return []
 
     async def follow(self, names: Sequence[str]) -> AsyncGenerator[dict[str, SecurityProfile]]:
         """Yield all SecurityProfiles of the given names, once listed and after each change; never ends.
@@ -244,14 +298,19 @@ def _code(error: BaseException) -> int:
     return error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else 0
 
 
-def _fault(plural: str, error: BaseException) -> ClusterFault:
-    """Return what a failed list means for who called the command, and what to do."""
+def _fault(plural: str, error: BaseException, namespace: str = "") -> ClusterFault:
+    """Return what a failed request means for who called the command, and what to do."""
     match _code(error):
         case 0:
             said = f"the cluster can't be reached: {type(error).__name__}: {error}"
         case code if code == _UNAUTHORIZED:
             said = (
                 "the cluster does not take your credentials: log in again, or look at the kubeconfig's user"
+            )
+        case code if code == _FORBIDDEN and namespace:
+            said = (
+                f"you may not read {plural} in namespace {namespace}: that is the namespace's own right, and "
+                f"the ClusterRole view has it (the API server says: {error})"
             )
         case code if code == _FORBIDDEN:
             said = (
@@ -264,5 +323,5 @@ def _fault(plural: str, error: BaseException) -> ClusterFault:
                 "`kubectl apply -k deploy/` does it"
             )
         case code:
-            said = f"{plural} can't be listed: the API server answers {code}: {error}"
+            said = f"{plural} can't be read: the API server answers {code}: {error}"
     return ClusterFault(Reason.NOT_VERIFIED, plain(said))

@@ -1,7 +1,7 @@
-"""The commands that ask a cluster, and their options: status, wait, nodes and diff.
+"""The commands that ask a cluster, and their options: status, why, wait, nodes and diff.
 
 Registered on the application of `commands`, and called by `__main__`. Each is a thin rim: `cluster` reads,
-`views`, `waiting` and `differences` say what it means, `tables` writes it.
+`views`, `why`, `waiting` and `differences` say what it means, `tables` writes it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ from ..profiles.check import Judge, check
 from ..profiles.parser import Parser, pinned_features
 from ..profiles.rendering import Renderer
 from . import differences, tables, views, waiting
+from .causes import Snapshot, named_profiles
 from .cluster import Cluster, connected
 from .commands import app
 from .differences import Current, Difference
+from .podfiles import pods_of
+from .pods import Pod
 from .sources import Source, UnreadableError, is_manifest, sources
 from .states import Seen, State
-from .terminal import EXIT_CODES, stderr, texts
+from .terminal import EXIT_CODES, stderr, texts, wrong_use
 from .waiting import Goal, Standing
+from .why import Why, uses, why
 
 DIFF_CODES = "Exit codes: 0 no difference, 1 differences, 2 wrong use, 3 as for the other commands."
 _NOT_WAITED_FOR = (State.READY, State.REPORTED, State.NOT_SELECTED, State.UNSUPPORTED)
@@ -115,6 +119,92 @@ async def _looked(
         return [], Seen({}, {})
     seen = await cluster.seen()
     return [views.profile_view(one, await cluster.wanted(one), seen) for one in profiles], seen
+
+
+@app.command("why", epilog=EXIT_CODES)
+def why_command(  # noqa: PLR0913, PLR0917 - its options
+    name: Annotated[str | None, typer.Argument(metavar="[POD]", help="A pod.", show_default=False)] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filename",
+            "-f",
+            metavar="FILE|DIR",
+            help="Pods, and what makes pods, before they are there; `-` is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace", "-n", metavar="NAME", help="The pod's; else the context's.", show_default=False
+        ),
+    ] = None,
+    output: AsOutput = Output.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show why a pod does not start, or is not confined as you think, and what to do.
+
+    Looks at what its containers name, at the SecurityProfiles behind that, at its node, and at what
+    Kubernetes says of it. Ends with 0 where nothing is wrong: then it shows what confines the pod, as its
+    node read it back. Ends with 1 where a cause was found, or there is no such pod.
+
+    \b
+    Examples:
+      hauberk why web-0
+      hauberk why -n shop web-0 -o json | jq -r '.causes[].reason'
+      hauberk why -f deployment.yaml
+    """  # noqa: D301
+    if (name is None) == (not files):
+        wrong_use("name a pod, or files with -f")
+    given = _pods_in(files or [])
+
+    async def ask() -> list[Why] | None:
+        async with connected(kubeconfig, context) as cluster:
+            pods = given
+            if name is not None:
+                pod = await cluster.pod(name.rpartition("/")[2], namespace or cluster.namespace)
+                if pod is None:
+                    return _remark(cluster.remarks)
+                pods = [pod]
+            explained = await _explained(cluster, pods)
+            _remark(cluster.remarks)
+            return explained
+
+    found = asyncio.run(ask())
+    if found is None:
+        raise typer.Exit(1)
+    _write(found[0] if name else found, output, lambda: _apart(tables.explanation(one) for one in found))
+    raise typer.Exit(0 if all(one.fine for one in found) else 1)
+
+
+async def _explained(cluster: Cluster, pods: Sequence[Pod]) -> list[Why]:
+    profiles, seen = await asyncio.gather(cluster.profiles(), cluster.seen())
+    if seen.nodes is None:
+        _say(NO_NODES)
+    those = named_profiles((use for pod in pods for use in uses(pod)), profiles)
+    wanted = {one.metadata.name: await cluster.wanted(one) for one in those}
+    revisions = {name: one for name, one in wanted.items() if one}
+    events = [await cluster.events(pod) if pod.metadata.uid else [] for pod in pods]
+    return [
+        why(Snapshot(pod, profiles, revisions, seen, told)) for pod, told in zip(pods, events, strict=True)
+    ]
+
+
+def _pods_in(paths: list[str]) -> list[Pod]:
+    """Return the pods of files; ends with 2 where one can't be read as one, or there is none."""
+    found: list[Pod] = []
+    for file, text in texts(paths):
+        if not is_manifest(file, text):
+            continue  # a folder of manifests may hold other files
+        try:
+            found += pods_of(text)
+        except UnreadableError as error:
+            wrong_use(f"{file}:{error.line}: {error}")
+    if paths and not found:
+        wrong_use(f"no pod, and nothing that makes pods, in {', '.join(paths)}")
+    return found
 
 
 @app.command("wait", epilog=EXIT_CODES)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..crds.facts import facts_key, supports
-from ..crds.models import Entry, Facts, Model, ProfileNode, RevisionSpec, SecurityProfile
+from ..crds.models import Entry, Facts, Model, ProfileNode, RevisionSpec, SecurityProfile, decode
 from ..crds.names import security_module
 from ..crds.nodes import has_kernel
 from ..crds.reasons import WAITING, Reason
@@ -34,6 +34,14 @@ class State(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Taint(Model, frozen=True):
+    """What keeps pods off a node that do not tolerate it."""
+
+    key: str = ""
+    value: str = ""
+    effect: str = ""
+
+
 @dataclass(frozen=True)
 class NodeView:
     """The part of a Node that is looked at.
@@ -43,12 +51,14 @@ class NodeView:
         labels: its labels.
         ready: whether its kubelet reports, and reports well.
         boot_id: of the running kernel, as the kubelet reports it.
+        taints: what keeps pods off it.
     """
 
     name: str
     labels: Mapping[str, str]
     ready: bool
     boot_id: str
+    taints: tuple[Taint, ...] = ()
 
     @property
     def has_kernel(self) -> bool:
@@ -92,7 +102,8 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
     metadata, status = body["metadata"], body.get("status") or {}
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions") or [])
     boot_id = (status.get("nodeInfo") or {}).get("bootID", "")
-    return NodeView(metadata["name"], metadata.get("labels") or {}, ready, boot_id)
+    taints = tuple(decode(Taint, one) for one in (body.get("spec") or {}).get("taints") or [])
+    return NodeView(metadata["name"], metadata.get("labels") or {}, ready, boot_id, taints)
 
 
 def held(profile: str, profile_type: str, report: ProfileNode | None) -> Entry:

@@ -20,10 +20,12 @@ from rich.text import Text
 from ..crds.models import Condition
 from ..crds.reasons import Reason
 from ..profiles.parser import plain
+from .causes import Cause
 from .differences import Difference, Effects, Field, TextChange
 from .states import OnNode, State
 from .views import UNSEEN, NodeDetail, NodeRow, ProfileRow, ProfileView
 from .waiting import Standing
+from .why import Confinement, Why
 
 # Names in a sentence; JSON has them all.
 NAMES = 20
@@ -249,6 +251,71 @@ def _selinux(one: NodeDetail) -> str:
     return f"yes, {mode}; policy {one.selinux_policy or 'without a name'}, {levels}"
 
 
+def explanation(one: Why) -> list[RenderableType]:
+    """Return why a pod does not start or is not confined as one thinks, or what confines it."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row("Pod:", words("/".join(filter(None, (one.namespace, one.pod))), "bold"))
+    head.add_row(
+        "Node:", words(" ".join(filter(None, (one.node or "none yet", f"({one.phase or 'in a file'})"))))
+    )
+    head.add_row("Verdict:", _verdict(one))
+    parts: list[RenderableType] = [head]
+    if one.confinement:
+        parts += ["", _confinement(one.confinement)]
+    for cause in one.causes:
+        parts += ["", *_cause(cause)]
+    for title, sentences in (("Notes", one.notes), ("Kubernetes says", one.observed)):
+        if sentences:
+            parts += ["", f"{title}:", *(_indented(words(sentence)) for sentence in sentences)]
+    return parts
+
+
+def _verdict(one: Why) -> Text:
+    if one.causes:
+        number = len(one.causes)
+        return words(f"{number} cause{'' if number == 1 else 's'} found: {', '.join(_reasons(one))}", _BAD)
+    if one.phase == "Succeeded":
+        return words("the pod has ended well", _GOOD)
+    if not one.node:
+        return words("nothing is wrong with what it names", _GOOD)
+    return words(f"fine: {one.node} holds every profile of Hauberk's that it names", _GOOD)
+
+
+def _reasons(one: Why) -> list[str]:
+    return list(dict.fromkeys(cause.reason for cause in one.causes))
+
+
+def _confinement(rows: Sequence[Confinement]) -> Table:
+    table = _table(
+        "CONTAINER",
+        "TYPE",
+        "NAMES",
+        "STATE",
+        "REVISION",
+        "MODE",
+        "HASH",
+        folded=("CONTAINER", "NAMES", "STATE"),
+    )
+    for one in rows:
+        state = _cell(one.state, _STYLES.get(State(one.state), _DIM) if one.state in set(State) else _BAD)
+        table.add_row(
+            *map(_cell, (one.container, one.type, one.names)),
+            state,
+            *map(_cell, (one.revision, one.mode, one.digest)),
+        )
+    return table
+
+
+def _cause(one: Cause) -> list[RenderableType]:
+    said = Text.assemble(words(one.reason, _BAD), ": ", words(one.message))
+    table = Table.grid(padding=(0, 2))
+    rows = [("at", ", ".join(one.fields)), *(("seen", shown) for shown in one.evidence), ("do", one.fix)]
+    for name, what in rows:
+        if what:
+            table.add_row(words(name, _DIM), words(what))
+    return [said, _indented(table)]
+
+
 def difference(one: Difference) -> list[RenderableType]:
     """Return what applying a profile would change, line by line."""
     style = {"new": _GOOD, "changed": _BETWEEN}.get(one.change, _DIM)
@@ -263,7 +330,7 @@ def difference(one: Difference) -> list[RenderableType]:
     return [*parts, *(["", *effects] if effects and one.texts else effects)]
 
 
-def _indented(text: Text) -> Padding:
+def _indented(text: RenderableType) -> Padding:
     return Padding(text, (0, 0, 0, 2))
 
 

@@ -27,6 +27,8 @@ FINALIZER = f"{GROUP}/profile"
 FORCE_DELETE = f"{GROUP}/force-delete"
 FIELD_MANAGER = "hauberk"
 LABEL_PROFILE = f"{GROUP}/profile"
+# A pod's scheduling gate: it names profiles that no node holds yet.
+POD_GATE = f"{GROUP}/profiles-pending"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 AGENT_COMPONENT = "agent"
 OPERATOR = "hauberk-operator"

@@ -59,6 +59,21 @@ class Reason(StrEnum):
     STATE_TORN = "StateTorn"
     BUG = "Bug"
 
+    # about a pod and what it names
+    UNKNOWN_PROFILE = "UnknownProfile"  # it names a profile that no SecurityProfile defines
+    NOT_SELECTED = "NotSelected"  # the profile is not meant for the pod's node
+    UNSUPPORTED = "Unsupported"  # the kernel of the pod's node lacks the security module
+    NO_FITTING_NODE = "NoFittingNode"  # nodes hold the profile, and the pod may run on none of them
+    GATED = "Gated"  # the pod's scheduling gate is closed
+    NOT_ENFORCED = "NotEnforced"  # in force, and it only logs
+    UNCONFINED = "Unconfined"  # the pod says so itself
+    OVERRIDDEN = "Overridden"  # a container takes something else than what its pod names
+    PRIVILEGED = "Privileged"  # container runtimes do not confine such a container by this type
+    WRONG_FORM = "WrongForm"  # the right profile, in a form that does not name it
+    FOREIGN = "Foreign"  # nothing of Hauberk's is named
+    DELETED = "Deleted"  # its SecurityProfile is gone, and the pod runs on
+    NOT_OF_PROFILES = "NotOfProfiles"  # what keeps the pod from running is something else
+
 
 # Problems that a node has for now: it is Hauberk's turn, or another profile's, not the node's.
 WAITING = (Reason.AWAITING_RENDER, Reason.AWAITING_REQUIRED)

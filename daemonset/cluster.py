@@ -6,7 +6,7 @@ Used by `agent` and, for pods, by `seccomp`; what is asked for over HTTP is in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ..crds.errors import ClusterFault
 from ..crds.models import Metadata, Model, ProfileNode, ProfileRevision
 from ..crds.names import AGENT, AGENT_SELINUX, API_VERSION, FIELD_MANAGER, PROFILE_NODES, PROFILE_REVISIONS
+from ..crds.pods import PodObject, containers
 from ..crds.reasons import Reason
 from .api import Api, ApiFault, Resource
 from .following import follow
@@ -37,47 +38,6 @@ class NodeObject(Model, frozen=True):
 
     metadata: Metadata
     status: NodeObjectStatus = NodeObjectStatus()
-
-
-class SeccompProfile(Model, frozen=True):
-    """A pod's or container's choice of a seccomp profile."""
-
-    localhost_profile: str | None = None
-
-
-class SecurityContext(Model, frozen=True):
-    """The part of a pod's or container's security context that the agent reads."""
-
-    seccomp_profile: SeccompProfile | None = None
-
-
-class Container(Model, frozen=True):
-    """The part of a container, of whatever sort, that the agent reads."""
-
-    security_context: SecurityContext | None = None
-
-
-class PodSpec(Model, frozen=True):
-    """The part of a pod's spec that the agent reads."""
-
-    security_context: SecurityContext | None = None
-    init_containers: list[Container] | None = None
-    containers: list[Container] | None = None
-    ephemeral_containers: list[Container] | None = None
-
-
-class PodStatus(Model, frozen=True):
-    """The part of a pod's status that the agent reads."""
-
-    phase: str = ""
-
-
-class PodObject(Model, frozen=True):
-    """The part of a Pod that the agent reads."""
-
-    metadata: Metadata
-    spec: PodSpec = PodSpec()
-    status: PodStatus = PodStatus()
 
 
 class DaemonSetStatus(Model, frozen=True):
@@ -217,17 +177,13 @@ def localhost_profiles(pod: PodObject) -> set[str]:
     """Return the seccomp profiles of the node that a pod names; none where it has ended for good."""
     if pod.status.phase in ("Succeeded", "Failed"):
         return set()
+    # what the pod names counts even where every container overrides it: one more file stays, at worst
+    contexts = (pod.spec.security_context, *(one.security_context for _, one in containers(pod.spec)))
     return {
         context.seccomp_profile.localhost_profile
-        for context in _contexts(pod.spec)
+        for context in contexts
         if context and context.seccomp_profile and context.seccomp_profile.localhost_profile
     }
-
-
-def _contexts(spec: PodSpec) -> Iterator[SecurityContext | None]:
-    yield spec.security_context
-    for several in (spec.init_containers, spec.containers, spec.ephemeral_containers):
-        yield from (one.security_context for one in several or [])
 
 
 def _kept(revision: ProfileRevision) -> ProfileRevision:

@@ -63,10 +63,10 @@ def hauberk(control_plane: ControlPlane) -> Hauberk:
 @pytest.fixture
 def viewer(kubectl: Kubectl, accounts: Accounts, tmp_path: Path) -> Path:
     """Return the kubeconfig of a user with the ClusterRole hauberk-viewer and no other right."""
-    return _account(kubectl, accounts, tmp_path, "looker", "hauberk-viewer")
+    return account(kubectl, accounts, tmp_path, "looker", "hauberk-viewer")
 
 
-def _account(kubectl: Kubectl, accounts: Accounts, folder: Path, name: str, role: str) -> Path:
+def account(kubectl: Kubectl, accounts: Accounts, folder: Path, name: str, role: str) -> Path:
     for document in (
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}},
         {
@@ -170,7 +170,7 @@ def test_who_may_not_list_nodes_is_shown_what_the_reports_say(cluster: Cluster, 
 
 
 def test_who_may_nothing_is_told_what_is_missing(kubectl: Kubectl, accounts: Accounts, tmp_path: Path):
-    file = _account(kubectl, accounts, tmp_path, "stranger", "system:discovery")
+    file = account(kubectl, accounts, tmp_path, "stranger", "system:discovery")
     for words in (["status"], ["wait", "x"], ["nodes"], ["diff", "-"]):
         said = run(*words, "--kubeconfig", str(file), given=manifest("x", "profile x {\n}\n"))
         assert (said.code, said.out) == (3, "")

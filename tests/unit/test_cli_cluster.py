@@ -123,6 +123,97 @@ async def test_what_a_watch_cuts_in_two_is_listed():
     assert policies == ["old", "cut \u0085 here"]
 
 
+# --- pods -------------------------------------------------------------------------------------------------
+
+POD = {
+    "metadata": {"name": "web-0", "namespace": "shop", "uid": "u"},
+    "spec": {"nodeName": "one", "containers": []},
+}
+
+
+def one(body: dict[str, Any]) -> Answer:
+    return lambda _: httpx2.Response(200, json=body)
+
+
+async def test_a_pod_that_is_there():
+    async with server(one(POD)) as cluster:
+        pod = await cluster.pod("web-0", "shop")
+        assert pod
+        assert (pod.metadata.name, pod.node) == ("web-0", "one")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "remark"),
+    [
+        (one({"metadata": {"name": "shop"}}), "error: there is no pod web-0 in namespace shop"),
+        (refused(403, "no"), "error: there is no pod web-0 in namespace shop"),
+        (
+            refused(404, "x"),
+            "error: there is no pod web-0 in namespace shop: there is no namespace shop",
+        ),
+    ],
+)
+async def test_a_pod_that_is_not_there(namespaces: Answer, remark: str):
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return (refused(404, "x") if "/pods/" in request.url.path else namespaces)(request)
+
+    async with server(answer) as cluster:
+        assert await cluster.pod("web-0", "shop") is None
+        assert cluster.remarks == [remark]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (refused(403, "no"), "you may not read pods in namespace shop: .* the ClusterRole view has it"),
+        (refused(401, "no"), "does not take your credentials"),
+        (broken, "the cluster can't be reached"),
+        (refused(500, "etcd"), "pods can't be read: the API server answers 500"),
+        (one({"metadata": {"name": "web-0"}, "spec": {"containers": "none"}}), "shape"),
+    ],
+)
+async def test_a_pod_that_can_not_be_read(answer: Answer, message: str):
+    async with server(answer) as cluster:
+        with pytest.raises(ClusterFault, match=message):
+            await cluster.pod("web-0", "shop")
+
+
+async def test_events_are_of_the_pod_alone_and_need_not_be_readable():
+    asked: list[httpx2.URL] = []
+    event = {
+        "metadata": {"name": "e"},
+        "involvedObject": {"kind": "Pod"},
+        "type": "Warning",
+        "reason": "Failed",
+        "message": "no",
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+        "eventTime": None,
+    }
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if "/events" not in request.url.path:
+            return one(POD)(request)
+        asked.append(request.url)
+        return listing(event)(request)
+
+    async with server(answer) as cluster:
+        pod = await cluster.pod("web-0", "shop")
+        assert pod
+        (found,) = await cluster.events(pod)
+        assert (found.reason, found.message, found.when[:4]) == ("Failed", "no", "2026")
+    (url,) = asked
+    assert (url.path, url.params["fieldSelector"]) == (
+        "/api/v1/namespaces/shop/events",
+        "involvedObject.uid=u",
+    )
+    async with server(refused(403, "no")) as cluster:
+        assert await cluster.events(pod) == []
+        assert cluster.remarks == ["you may not list events in namespace shop: none are shown"]
+    async with server(refused(500, "etcd")) as cluster:
+        with pytest.raises(ClusterFault, match="events can't be read"):
+            await cluster.events(pod)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

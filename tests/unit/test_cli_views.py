@@ -715,7 +715,7 @@ def test_files_that_are_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.Monkey
     assert kubeconfig.load(None) is None
 
 
-@pytest.mark.parametrize("command", ["status", "wait", "nodes", "diff"])
+@pytest.mark.parametrize("command", ["status", "why", "wait", "nodes", "diff"])
 def test_help_has_examples_and_exit_codes(command: str):
     out = CliRunner().invoke(app, [command, "--help"]).stdout
     assert f"\n    hauberk {command}" in out or f"&& hauberk {command}" in out

@@ -53,7 +53,7 @@ TOUCHES_THE_HOST = {"daemonset/host.py", "daemonset/selinuxfs.py", "daemonset/se
 
 PURE = {
     *("crds/models.py", "crds/names.py", "crds/reasons.py", "crds/errors.py", "crds/facts.py"),
-    "crds/nodes.py",
+    *("crds/nodes.py", "crds/pods.py"),
     *("profiles/compiled.py", "profiles/quoting.py", "profiles/kinds.py", "profiles/cil.py"),
     *("profiles/blocks.py", "profiles/classes.py", "profiles/statements.py"),
     *(
@@ -68,6 +68,7 @@ PURE = {
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
     *("operator/deltas.py", "operator/pace.py", "operator/sharing.py"),
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
+    *("cli/why.py", "cli/causes.py", "cli/naming.py", "cli/spelling.py", "cli/pods.py", "cli/podfiles.py"),
 }
 IMPURE = {
     "asyncio",

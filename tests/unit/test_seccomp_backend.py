@@ -17,9 +17,10 @@ import pytest
 from hauberk.crds.errors import ClusterFault, Fault, InputFault, NodeFault
 from hauberk.crds.models import decode
 from hauberk.crds.names import SECCOMP
+from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset.api import Api
-from hauberk.daemonset.cluster import Cluster, PodObject, localhost_profiles
+from hauberk.daemonset.cluster import Cluster, localhost_profiles
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Loaded
 from hauberk.daemonset.plan import Load, Persist, Release, Remove, mismatch
