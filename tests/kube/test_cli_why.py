@@ -36,6 +36,8 @@ def shop(kubectl: Kubectl, cluster: Cluster) -> Iterator[Cluster]:
     for kind, name in (("Namespace", SHOP), ("ServiceAccount", "default")):
         metadata = {"name": name} if kind == "Namespace" else {"name": name, "namespace": SHOP}
         kubectl.ok("apply", "-f", "-", given={"apiVersion": "v1", "kind": kind, "metadata": metadata})
+    for node in ("one", "two"):  # nobody takes off what the API server puts on a new Node
+        cluster.core.patch_node(node, {"spec": {"taints": None}})
     yield cluster
     cluster.core.delete_collection_namespaced_pod(SHOP, grace_period_seconds=0)
 

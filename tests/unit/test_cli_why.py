@@ -19,7 +19,7 @@ import pytest
 import yaml
 from hauberk.cli import tables
 from hauberk.cli.why import Why, why
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -86,6 +86,7 @@ CHANGES = {
 }
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries({}, optional=CHANGES),
     st.dictionaries(
