@@ -12,6 +12,7 @@ from hauberk.crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECU
 from hauberk.operator import controller as controllers
 from hauberk.operator.controller import Controller
 from hauberk.operator.operators_cluster import OperatorsCluster
+from hauberk.operator.pace import DISTANCES, PER_SECOND
 from hauberk.operator.snapshot import Store
 from hauberk.operator.writes import AddFinalizer, LabelNode, RemoveFinalizer
 
@@ -334,10 +335,10 @@ async def test_progress_costs_few_writes_and_its_end_none_of_the_time(api: Api):
         nodes.report(at, "a")
         nodes.now += 0.5
     await controller.reconcile()
-    # at first that nothing is there, then that something is, then after 1, 2, 4 and 8 seconds
-    assert sorted(set(told), key=told.index) == ["0/40", "1/40", "3/40", "7/40", "15/40", "31/40"]
+    # at first that nothing is there, then that something is, then after 2, 4 and 8 seconds
+    assert sorted(set(told), key=told.index) == ["0/40", "1/40", "5/40", "13/40", "29/40"]
     assert api.statuses["a"].summary.ready == "40/40"
-    assert len(api.written) == 7
+    assert len(api.written) == 6
     assert api.events == ["a Ready False True"]
 
 
@@ -350,7 +351,7 @@ async def test_the_last_progress_comes_out_in_the_end(api: Api):
         nodes.report(at, "a")
         await controller.reconcile()
     assert api.statuses["a"].summary.ready == "1/4"
-    assert controller.due == nodes.now + 1.0
+    assert controller.due == nodes.now + DISTANCES[0]
     nodes.now = controller.due
     await controller.reconcile()
     assert api.statuses["a"].summary.ready == "2/4"
@@ -367,7 +368,7 @@ async def test_many_profiles_at_once_tell_their_progress_more_seldom(api: Api):
     api.written.clear()
     nodes.report(1, *names)
     await controller.reconcile()
-    nodes.now += 9.9
+    nodes.now += len(names) / PER_SECOND - 0.1
     await controller.reconcile()
     assert api.written == []
     nodes.now += 0.2

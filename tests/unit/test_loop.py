@@ -18,13 +18,13 @@ from tests.unit.loops import Api, body
 
 def test_after_a_quiet_time_rounds_follow_each_other_without_a_pause():
     effort = Effort(at=100.0)
-    assert [effort.pause_after(0.1, 100.0) for _ in range(5)] == [0.0] * 5
-    assert effort.pause_after(0.1, 100.0) == pytest.approx(0.4)
-    assert effort.pause_after(0.1, 100.5) == pytest.approx(0.3)  # a tenth of a second was paid back too much
+    assert [effort.pause_after(0.05, 100.0) for _ in range(10)] == pytest.approx([0.0] * 10)
+    assert effort.pause_after(0.05, 100.0) == pytest.approx(0.5)
+    assert effort.pause_after(0.05, 100.7) == pytest.approx(0.3)  # a fifth of a second was paid back too much
     assert effort.pause_after(0.4, 200.0) == 0.0
 
 
-@given(st.lists(st.floats(0.0, 0.2), min_size=1, max_size=60))
+@given(st.lists(st.floats(0.0, SHARE * LONGEST_PAUSE), min_size=1, max_size=60))
 def test_in_the_long_run_rounds_take_their_share(busy: list[float]):
     effort, now = Effort(at=0.0), 0.0
     for one in busy:
