@@ -76,7 +76,7 @@ class Cause(Model, frozen=True, omit_defaults=False):
     """Why a pod does not start, or is not confined as it seems.
 
     Attributes:
-        reason: one word for it; docs/reasons.md explains each.
+        reason: one word for it; docs/reference/reasons.md explains each.
         message: a sentence.
         fix: what to do.
         evidence: what shows it.
@@ -273,8 +273,8 @@ def _of_object(found: Found, defined: Definition, wanted: RevisionSpec | None) -
         found.cause(
             accepted.reason,
             f"SecurityProfile {name} is refused, and {kept}: {accepted.message}",
-            f"correct the policy (docs/reasons.md has more on {accepted.reason}) and apply it; `hauberk lint "
-            "FILE` says beforehand whether it will do",
+            f"correct the policy (docs/reference/reasons.md has more on {accepted.reason}) and apply it; "
+            "`hauberk lint FILE` says beforehand whether it will do",
             _shown(profile, accepted),
         )
         return may_hold
@@ -461,7 +461,7 @@ def _held_there(found: Found, node: str, seen: Seen) -> str:
 
 def _mended(reason: str, holders: Sequence[str]) -> str:
     where = f"; or keep the pod on nodes that hold it{_such(holders)}" if holders else ""
-    return f"do what that says; docs/reasons.md has more on {reason}{where}"
+    return f"do what that says; docs/reference/reasons.md has more on {reason}{where}"
 
 
 def _modules(report: ProfileNode | None) -> str:

@@ -26,7 +26,7 @@ from rich.console import Console
 from tests.unit.pod_cases import snapshot
 
 GOLDEN = Path(__file__).parents[1] / "golden-why"
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 
