@@ -107,16 +107,16 @@ def _former(before: Holding | None, names: set[str]) -> list[str]:
     return sorted({*before.modes, *before.former} - names) if before else []
 
 
-# What the kernel means by its errors (aa_replace_profiles in policy.c, aa_unpack in policy_unpack.c).
+# What the kernel means by its errors (policy.c: aa_may_manage_policy, replacement_allowed,
+# aa_replace_profiles; policy_unpack.c: aa_unpack).
 _MEANT = {
-    errno.EACCES: "the agent may not load policy: it lacks CAP_MAC_ADMIN, or is confined itself",
-    errno.EPERM: "the kernel's policy is locked until the node's next boot (apparmor.lock_policy)",
+    errno.EACCES: "the agent lacks CAP_MAC_ADMIN, or the node's policy is locked until its next boot "
+    "(apparmor.lock_policy)",
+    errno.EPERM: "the kernel lets nobody replace one of the policy's names",
     errno.EPROTO: "the policy is not as this kernel reads it",
     errno.EPROTONOSUPPORT: "the policy has a version that this kernel does not know",
-    errno.EBADMSG: "the policy is torn",
     errno.ENOENT: "a profile that one of the policy's is the child of is not loaded",
     errno.ENOMEM: "the node is out of memory",
-    errno.EEXIST: "the kernel holds one of the policy's names already and does not replace it",
 }
 
 
@@ -266,17 +266,11 @@ class AppArmor(Backend):
         return outcome
 
     async def _into_kernel(self, ready: Sequence[tuple[CompiledText, Holding]]) -> Loads:
-        refused: dict[Key, NodeFault] = {}
-        for one, _ in ready:
-            try:
-                await self._replace(one.compiled.binary)
-            except NodeFault as fault:
-                refused[one.step.key] = fault
+        refused = await self._replace(*(one.compiled.binary for one, _ in ready))
         kernel = self.host.kernel()
         outcome: Loads = {}
-        for one, holding in ready:
+        for (one, holding), fault in zip(ready, refused, strict=True):
             wrong = mismatch(holding, kernel, holding.boot_id)
-            fault = refused.get(one.step.key)
             # Without hashes the text before looks the same: only a kernel that took this one proves it.
             if not wrong and (fault is None or not mismatch(holding, kernel, "")):
                 outcome[one.step.key] = holding
@@ -284,16 +278,33 @@ class AppArmor(Backend):
                 outcome[one.step.key] = fault or NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return outcome
 
-    async def _replace(self, policy: bytes) -> None:
-        """Have the kernel take compiled policy: what apparmor_parser does last, without a run of it.
+    async def _replace(self, *policies: bytes) -> list[NodeFault | None]:
+        """Have the kernel take compiled policies: what apparmor_parser does last, without a run of it.
+
+        All are tried. Returns for each why the kernel refuses it, None where it took it.
+        """
+
+        def refusals() -> list[NodeFault | None]:
+            found: list[NodeFault | None] = []
+            for policy in policies:
+                try:
+                    self.host.replace(policy)
+                except OSError as error:
+                    found.append(NodeFault(Reason.LOAD_FAILED, refusal(error)))
+                else:
+                    found.append(None)
+            return found
+
+        return await asyncio.to_thread(refusals)  # the kernel verifies a large policy for long
+
+    async def _replace_all(self, *policies: bytes) -> None:
+        """Have the kernel take compiled policies.
 
         Raises:
-            NodeFault: the kernel refuses it.
+            NodeFault: the kernel refuses one of them at least; the first that it refuses.
         """
-        try:
-            await asyncio.to_thread(self.host.replace, policy)  # the kernel verifies a large policy for long
-        except OSError as error:
-            raise NodeFault(Reason.LOAD_FAILED, refusal(error)) from error
+        for fault in filter(None, await self._replace(*policies)):
+            raise fault
 
     async def _refuse_foreign(
         self, step: Load, holding: Holding, holdings: Mapping[str, Holding], kernel: Mapping[str, Loaded]
@@ -368,8 +379,7 @@ class AppArmor(Backend):
         Raises:
             NodeFault: the kernel does not take it.
         """
-        for one in originals:
-            await self._replace(one.policy)
+        await self._replace_all(*(one.policy for one in originals))
         if lacking := sorted(_names_in(originals) - self.host.kernel().keys()):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"the host's {lacking[0]} was given back and is not there")
 
@@ -484,7 +494,7 @@ class AppArmor(Backend):
             raise NodeFault(Reason.LOAD_FAILED, "its names can't be spelled, so nothing can take its place")
         if originals:
             await self._give_back(originals)
-        await self._replace(binary)
+        await self._replace_all(binary)
         if wrong := mismatch(released, self.host.kernel(), released.boot_id):
             raise NodeFault(Reason.NOT_IN_KERNEL, f"after the load {wrong}")
         return released

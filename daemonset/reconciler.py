@@ -208,19 +208,15 @@ class Reconciler:
             acted: list[Step] = []
             if self._is_quiet(frozenset(keys)):
                 acted = await self._carry_out(away, compiling.take())
-            if not acted:
-                recorded = await self._persist(decided)
-                self.untidy = self.untidy or bool(recorded)
-                self._stop_repeating(recorded, done)
-                if not recorded or self._is_all(decided, recorded):
-                    break
+            recorded = [] if acted else await self._persist(decided)
             self.alive_at = time.monotonic()
-            self._stop_repeating(acted, done)
+            self._stop_repeating([*acted, *recorded], done)
+            self.untidy = self.untidy or bool(acted or recorded)
+            if not acted and (not recorded or self._is_all(decided, recorded)):
+                break
             look = self._look()
             if acted:
-                self.untidy = True
                 self._tell(look)  # what is loaded does not wait for the disk
-        self.alive_at = time.monotonic()
         self._tidy(compiling)
         return look
 
@@ -239,6 +235,9 @@ class Reconciler:
         """Read what is loaded, and plan; what comes up after that wakes the loop again."""
         self.wake.clear()
         self.looked_at = time.monotonic()
+        return self._planned()
+
+    def _planned(self) -> Look:
         snapshot = self._snapshot()
         return Look(snapshot, self.planner.plan(snapshot))
 
@@ -290,7 +289,7 @@ class Reconciler:
     @contextlib.contextmanager
     def _told_in_time(self) -> Generator[None]:
         """Tell what is held before a first step that takes long: who starts again must not take it back."""
-        late = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._tell_anew)
+        late = asyncio.get_running_loop().call_later(FIRST_SECONDS, lambda: self._tell(self._planned()))
         if self.section is not None:
             late.cancel()
         try:
@@ -401,10 +400,6 @@ class Reconciler:
         self.refused[key] = Refused(problem, time.monotonic() + wait, failures)
 
     # --- the report ---------------------------------------------------------------------------------------
-
-    def _tell_anew(self) -> None:
-        snapshot = self._snapshot()
-        self._tell(Look(snapshot, self.planner.plan(snapshot)))
 
     def _tell(self, look: Look) -> None:
         if not self.revisions.known:

@@ -46,7 +46,7 @@ class Agents:
         """Do what a line says."""
         for node in command.get("add", ()):
             task = self.tasks[node["name"]] = asyncio.create_task(self._run(**node))
-            task.add_done_callback(functools.partial(_told, node["name"]))
+            task.add_done_callback(functools.partial(_ended, node["name"]))
         ending = [self.tasks.pop(name) for name in command.get("remove", ())]
         for task in ending:
             task.cancel()
@@ -66,7 +66,7 @@ class Agents:
             await api.close()
 
 
-def _told(name: str, task: asyncio.Task[None]) -> None:
+def _ended(name: str, task: asyncio.Task[None]) -> None:
     """End the process where an agent ended by itself: a kubelet would start it anew, and hide it."""
     if not task.cancelled() and (died := task.exception()):
         sys.stderr.write(f"the agent of {name} ended\n")

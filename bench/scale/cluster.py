@@ -241,7 +241,8 @@ class Cluster:
             raise UnmetError("the agents' process has no way to be told.")
         process.stdin.write(json.dumps(command).encode() + b"\n")
         await process.stdin.drain()
-        await process.stdout.readline()
+        if not await process.stdout.readline():
+            await process.wait()
         self._look_at_fleet()
 
     def _look_at_fleet(self) -> None:

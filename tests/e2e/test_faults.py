@@ -67,7 +67,13 @@ def test_a_node_that_is_cut_off_is_counted_and_holds_nobody_up():
         eventually(lambda: get("secprof", "cut")["status"]["nodes"]["unreachable"] == 1, within=90)
         assert ready("cut")[0] == "True"
         assert get("secprof", "cut")["status"]["summary"]["ready"] == "1/2"
-        apply(profile("cut", deny_write("cut", "/var")))
+
+        def update() -> bool:
+            """The admission takes the update: its replica may be there, and the API server hold on to it."""
+            apply(profile("cut", deny_write("cut", "/var")))
+            return True
+
+        eventually(update, within=120)
         wait_ready("cut")
     finally:
         ok(lab("mend", "debian13"))

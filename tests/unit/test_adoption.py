@@ -358,6 +358,23 @@ async def test_a_kernel_that_does_not_take_it_back_keeps_the_record(tree: Tree, 
     assert tree.names == {"p", "p//c", "other"}
 
 
+@pytest.mark.usefixtures("theirs")
+@pytest.mark.parametrize(("refused", "other"), [("p", "other"), ("other", "p")])
+async def test_what_one_refusal_keeps_back_is_that_one_alone(
+    tree: Tree, backend: AppArmor, refused: str, other: str
+):
+    before = hashes(tree)
+    one = await adopted(backend, "profile p { capability kill, } profile other { capability kill, }")
+    tree.refused.add(refused)
+    with pytest.raises(NodeFault, match="Permission denied"):
+        await backend.remove(Remove(one), {})
+    assert tree.host.kernel()[refused].digest in one.digests
+    assert tree.host.kernel()[other].digest not in one.digests
+    tree.refused.clear()
+    await backend.remove(Remove(one), {})
+    assert tree.names == before.keys()
+
+
 @pytest.mark.parametrize("stop", ["_keep_from_boot", "delete"])
 @pytest.mark.usefixtures("theirs")
 async def test_a_removal_that_was_cut_off_goes_on_and_takes_nothing_of_the_hosts(

@@ -101,7 +101,7 @@ class Node:
         async with asyncio.timeout(20):
             while True:
                 await self.loop.reconcile(self.compiling)
-                self.loop._tell_anew()
+                self.loop._tell(self.loop._planned())
                 if not self.compiling.tasks and not self.compiling.ready:
                     return
                 await self.loop._wait(self.compiling.due())
@@ -234,7 +234,7 @@ async def test_a_try_that_comes_due_while_the_report_is_made_is_not_slept_over(
     (refused,) = node.loop.refused.values()
     node.tree.refused.clear()
     await asyncio.sleep(max(0.0, refused.until - time.monotonic()))
-    node.loop._tell_anew()  # what the loop does after its last round
+    node.loop._tell(node.loop._planned())  # what the loop does after its last round
     node.loop.wake.clear()
     async with asyncio.timeout(2):  # and not LOOK_SECONDS
         await node.loop._wait(float("inf"))
@@ -247,7 +247,7 @@ async def test_a_problem_is_told_until_it_is_mended_and_not_until_the_next_try(n
     await node.given(revision())
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.time_passes()
-    node.loop._tell_anew()
+    node.loop._tell(node.loop._planned())
     assert node.problems == {"p": Reason.HOST_OWNED}
     node.tree.host.remove("p")
     await node.settle()

@@ -241,7 +241,7 @@ async def test_a_refused_update_leaves_what_the_kernel_has(tree: Tree, backend: 
 
 @pytest.mark.parametrize("others", [[], ["a"]])
 async def test_without_hashes_a_refused_update_is_no_update(tree: Tree, parser: Parser, others: list[str]):
-    """Names and modes are those of the text before: only the parser's word tells that nothing changed."""
+    """Names and modes are those of the text before: only the kernel's word tells that nothing changed."""
     tree.hashes = False
     backend = AppArmor(tree.host, parser, Cache(tree.host, "compiler"))
     before = await held(backend, *simple("p"))

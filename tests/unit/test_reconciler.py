@@ -194,7 +194,7 @@ class Node:
     async def _settle(self, loop: Reconciler, compiling: Compiling) -> None:
         while True:
             await loop.reconcile(compiling)
-            loop._tell_anew()
+            loop._tell(loop._planned())
             if not compiling.tasks and not compiling.ready:
                 return
             await loop._wait(compiling.due())
