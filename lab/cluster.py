@@ -23,6 +23,7 @@ from lab.progress import Progress
 from lab.state import Node, State, free_index, free_name
 
 DEFAULT_KINDS = ("debian12", "debian13", "selinux")
+LOGS = ("kubelet", "kube-proxy", "containerd", "kernel")
 READY_SECONDS = 120.0
 
 Item = TypeVar("Item")
@@ -64,7 +65,7 @@ class Lab:
             with self.progress.step("nodes"):
                 nodes = self.state.nodes()
                 each([one for one in nodes if not node.running(self.state, one)], self._boot)
-                self._wait_ready(nodes)
+                self._wait_joined(nodes)
 
     def down(self) -> None:
         """Stop everything and remove every trace but the cache; nothing to do is no error."""
@@ -174,7 +175,7 @@ class Lab:
         with self.state.changing(), self.progress.step(f"adding a node of kind {kind}"):
             added = self._remember_node(kind, disk)
             self._boot(added)
-            self._wait_ready([added])
+            self._wait_joined([added])
         return added
 
     def remove(self, name: str) -> None:
@@ -245,7 +246,40 @@ class Lab:
     def _disk_maker(self, folder: Path) -> Callable[[rootfs.Kind], tuple[str, Path]]:
         return lambda kind: (kind.name, rootfs.disk(kind, folder, self.progress.note))
 
+    def _wait_joined(self, nodes: Sequence[Node]) -> None:
+        """Wait until nodes that only the lab's own programs have run on are Ready.
+
+        A kernel in user mode that stands still at its start is the lab's own fault, no finding about what
+        is tested on it: it is told with all that is known of it, and started once more.
+        """
+        late = self._late(nodes)
+        if late:
+            again = [one for one in nodes if one.name in late]
+            for one in again:
+                self.progress.note(f"{late_words([one.name])}; once more. {self._last_words(one)}")
+                self._power_off(one)
+            each(again, self._boot)
+            self._wait_ready(nodes)
+
+    def _last_words(self, found: Node) -> str:
+        """Return the ends of a node's logs and what runs on it, for somebody who will not find it again."""
+        parts = {part: process.tail(self.log(found.name, part), 6) for part in LOGS}
+        try:
+            running = " | ".join(process.capture(self.shell(found, ["ps", "ax"]), timeout=20).splitlines())
+        except FailedError as error:
+            running = str(error)
+        return "; ".join(f"{part}: {words}" for part, words in {**parts, "processes": running}.items())
+
     def _wait_ready(self, nodes: Sequence[Node]) -> None:
+        late = self._late(nodes)
+        if late:
+            raise FailedError(
+                f"{late_words(late)}; see `python -m lab logs {min(late)} kubelet`. "
+                f"{self._last_words(self.node(min(late)))}"
+            )
+
+    def _late(self, nodes: Sequence[Node]) -> set[str]:
+        """Wait for nodes; return the names of those that are not Ready after READY_SECONDS."""
         boots = {
             one.name: self.capture(one, ["cat", "/proc/sys/kernel/random/boot_id"]).strip() for one in nodes
         }
@@ -259,12 +293,7 @@ class Lab:
             retry=tenacity.retry_if_result(bool) | tenacity.retry_if_exception_type(FailedError),
             retry_error_callback=lambda _: late(),
         )
-        missing = retrying(late)
-        if missing:
-            raise FailedError(
-                f"Not Ready within {READY_SECONDS:.0f} s: {', '.join(sorted(missing))}; "
-                f"see `python -m lab logs {min(missing)} kubelet`."
-            )
+        return retrying(late)
 
     # --- talking to it
 
@@ -369,6 +398,11 @@ class Lab:
         """Return the file of a node's log; `part` is kubelet, kube-proxy, containerd or kernel."""
         folder = self.state.node_folder(self.node(name).name)
         return folder / "console.log" if part == "kernel" else folder / "host" / "log" / f"{part}.log"
+
+
+def late_words(names: Iterable[str]) -> str:
+    """Return the sentence about nodes that were waited for in vain."""
+    return f"Not Ready within {READY_SECONDS:.0f} s: {', '.join(sorted(names))}"
 
 
 def each(items: Iterable[Item], action: Callable[[Item], Result]) -> list[Result]:

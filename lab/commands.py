@@ -13,7 +13,7 @@ import typer
 
 from lab import binaries, cache, deps
 from lab.build import Build, Builder
-from lab.cluster import DEFAULT_KINDS, Lab
+from lab.cluster import DEFAULT_KINDS, LOGS, Lab
 from lab.controlplane import CONTROL_PLANE
 from lab.errors import NotUpError, UnmetError, UsageError
 from lab.node import MEMORY_MIB
@@ -25,7 +25,6 @@ Exit codes: 0 done, 1 or 2 wrong use, 3 the machine lacks something, 4 the lab o
 5 a program of the lab failed. `run` and `exec` end with the exit code of their command.
 """
 
-LOGS = ("kubelet", "kube-proxy", "containerd", "kernel")
 
 app = typer.Typer(
     no_args_is_help=True,
