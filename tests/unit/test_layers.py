@@ -65,6 +65,7 @@ PURE = {
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
     *("operator/deltas.py", "operator/pace.py", "operator/sharing.py"),
+    *("operator/gating.py", "operator/pod_review.py"),
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
     *("cli/why.py", "cli/causes.py", "cli/naming.py", "cli/spelling.py", "cli/pods.py", "cli/podfiles.py"),
 }
