@@ -44,9 +44,9 @@ Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_RE
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
 # As they come, not as lightkube's types: of a Node's hundred fields four are read.
 _Nodes = create_global_resource("", "v1", "Node", "nodes")
-_Pods = create_namespaced_resource("", "v1", "Pod", "pods")
+Pods = create_namespaced_resource("", "v1", "Pod", "pods")
 
-FORBIDDEN, NOT_FOUND, CONFLICT, BUSY = 403, 404, 409, 429
+FORBIDDEN, NOT_FOUND, CONFLICT, GONE, BUSY = 403, 404, 409, 410, 429
 # A thousand Nodes are some 15 MB of JSON, and five times that as objects: never all at once. Where the API
 # server has forgotten the rest of a list meanwhile (410), that can't be read, and `loop` begins it again.
 PAGE = 100
@@ -107,7 +107,7 @@ class Cluster:
         try:
             if plural == "pods":
                 pods = self.client.list(
-                    _Pods,
+                    Pods,
                     namespace=self.namespace,
                     labels={LABEL_COMPONENT: AGENT_COMPONENT},
                     chunk_size=PAGE,

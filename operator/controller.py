@@ -21,19 +21,21 @@ import tenacity
 from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.pods import PodObject
 from ..crds.reasons import Reason
 from . import drift
 from .agents import OnNodes, image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
+from .gates import Gates, Key
 from .loop import RETRY_SECONDS, Loop
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
 from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
-from .writes import RemoveFinalizer, Write
+from .writes import OpenGate, RemoveFinalizer, TellOfPod, Write
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ class Controller(Loop[OperatorsCluster]):
         made: what a status should be, and what it was made of.
         written: the last write of each status.
         moving: how many profiles had progress to tell in the last round.
+        gates: the pods that wait for their profiles.
     """
 
     pod: str = ""
@@ -70,6 +73,7 @@ class Controller(Loop[OperatorsCluster]):
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
     moving: int = 0
+    gates: Gates = field(default_factory=Gates)
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
@@ -100,6 +104,7 @@ class Controller(Loop[OperatorsCluster]):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run())
             tasks.create_task(self._keep_trust())
+            tasks.create_task(self._follow_gated_pods())
 
     async def while_kinds_go(self) -> None:
         """Let objects go that wait for this operator, and hold the removal of their kind up."""
@@ -136,18 +141,24 @@ class Controller(Loop[OperatorsCluster]):
         snapshot = await self._looked_at(snapshot)
         taken = self.clock()
         moving, self.moving = self.moving, 0
+        faults: list[ClusterFault] = []
 
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
             if self.clock() - taken > FRESH_SECONDS:
+                faults.extend(
+                    await self._open_gates()
+                )  # a pod need not wait for all other profiles' statuses
                 snapshot = await self._looked_at(self.snapshot())
                 taken = self.clock()
             if profile := snapshot.profiles.get(name):
                 await self._keep_profile(name, profile, snapshot, moving)
 
-        faults = await self.keep_each(snapshot.profiles, keep)
-        if faults is None:
+        more = await self.keep_each(snapshot.profiles, keep)
+        if more is None:
             return
+        faults += more
+        faults += await self._open_gates()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         try:
@@ -158,6 +169,8 @@ class Controller(Loop[OperatorsCluster]):
             faults.append(fault)
         await self.let_others()
         faults += await self.carry_out_each(node_labels(snapshot))
+        faults += await self.carry_out_each(self.gates.tellings(self.profiles, self.revisions, self.clock()))
+        self.wake_by(self.gates.due)
         await self._keep_daemonsets()
         if faults:
             raise faults[0]
@@ -270,6 +283,34 @@ class Controller(Loop[OperatorsCluster]):
                     await self.cluster.tell(profile, one.reason, one.message, warning=warning)
                 except ClusterFault as fault:  # the status says the same: no other profile waits for it
                     log.warning("no event", profile=name, message=fault.message)
+
+    # --- gates ---------------------------------------------------------------------------------------------
+
+    async def _follow_gated_pods(self) -> None:
+        """Keep what is known of gated pods, until cancelled."""
+
+        def listed(pods: Mapping[Key, PodObject]) -> None:
+            self.gates.listed(pods, self.clock())
+            self.wake.set()
+
+        def changed(key: Key, pod: PodObject | None) -> None:
+            self.gates.changed(key, pod, self.clock())
+            self.wake.set()
+
+        while True:
+            await self.until_done("watch", lambda: self.cluster.follow_gated_pods(listed, changed))
+
+    async def _open_gates(self) -> list[ClusterFault]:
+        """Open the gates of pods whose profiles are Available; return what the API did not take.
+
+        By the profiles as they are known now, with the statuses that were just written.
+        """
+        return await self.carry_out_each(self.gates.openings(self.profiles, self.revisions))
+
+    def carried_out(self, write: Write) -> None:
+        """Take note of what was done to a gated pod."""
+        if isinstance(write, OpenGate | TellOfPod):
+            self.gates.carried_out(write)
 
     # --- the webhook --------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,10 @@ import msgspec
 from lightkube import ApiError
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.admissionregistration_v1 import ValidatingWebhookConfiguration
+from lightkube.resources.admissionregistration_v1 import (
+    MutatingWebhookConfiguration,
+    ValidatingWebhookConfiguration,
+)
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.core_v1 import ConfigMap, Event, Node, Pod
 from lightkube.types import PatchType
@@ -26,9 +30,14 @@ from ..crds.names import (
     FINALIZER,
     LABEL_PROFILE,
     OPERATOR,
+    POD_GATE_WEBHOOK,
 )
-from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, Revisions, fault
-from .writes import AddFinalizer, LabelNode, RemoveFinalizer, Write
+from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, Cluster, Pods, Profiles, Revisions, fault
+from .gated_pods import Changed, Listed, follow
+from .gating import opening
+from .writes import AddFinalizer, LabelNode, OpenGate, RemoveFinalizer, TellOfPod, Write
+
+_Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,47 @@ class OperatorsCluster(Cluster):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
                 await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
+            case OpenGate(pod):
+                await self.sent(
+                    lambda: self.client.patch(
+                        Pods,
+                        pod.name,
+                        opening(pod.uid),
+                        namespace=pod.namespace,
+                        patch_type=PatchType.STRATEGIC,
+                    )
+                )
+            case TellOfPod():
+                await self._tell_of_pod(write)
             case _:
                 return await super()._write(write)
         return True
+
+    async def _tell_of_pod(self, write: TellOfPod) -> None:
+        """Record an Event on a pod; one that was recorded, by whichever operator, is not recorded again.
+
+        Its name says what it is about, so the API server knows the second one for the same.
+        """
+        pod, now = write.pod, datetime.now(UTC)
+        about = hashlib.sha256("\n".join((pod.uid, write.reason, *write.about)).encode()).hexdigest()[:16]
+        event = Event(
+            metadata=ObjectMeta(name=f"{pod.name[:200]}.{about}", namespace=pod.namespace),
+            involvedObject=ObjectReference(
+                apiVersion="v1", kind="Pod", namespace=pod.namespace, name=pod.name, uid=pod.uid
+            ),
+            type="Warning" if write.warning else "Normal",
+            reason=write.reason,
+            message=write.message[:1024],
+            source=EventSource(component=OPERATOR),
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
+        )
+        try:
+            await self.sent(lambda: self.client.create(event))
+        except ApiError as error:
+            if error.status.code != CONFLICT:
+                raise
 
     async def _is_published(self, profile: SecurityProfile) -> bool:
         """Return whether there is a revision for nodes to load, as the API server knows it now.
@@ -187,30 +234,49 @@ class OperatorsCluster(Cluster):
         return (shown.data or {}).get("ca.crt", "").encode()
 
     async def trust(self, authority: bytes) -> bool:
-        """Have the API server know the webhook by these certificates; return whether that is new.
+        """Have the API server know the webhooks by these certificates; return whether that is new.
+
+        Where pods are not to be looked at, that configuration is not there.
 
         Raises:
-            ClusterFault: the API can't be read, or did not take it.
+            ClusterFault: the API can't be read, or did not take it; the other one was tried all the same.
         """
-        try:
-            there = await self.client.get(ValidatingWebhookConfiguration, ADMISSION)
-            bundle = base64.b64encode(authority).decode()
-            changes = [
-                {"op": "add", "path": f"/webhooks/{at}/clientConfig/caBundle", "value": bundle}
-                for at, one in enumerate(there.webhooks or [])
-                if bundle and one.clientConfig.caBundle != bundle
-            ]
-            if not changes:
-                return False
-            # As it was read, or not at all: its webhooks are told apart by where they stand.
-            version = there.metadata.resourceVersion if there.metadata else None
-            as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
-            patch = [as_read, *changes]
-            await self.sent(
-                lambda: self.client.patch(
-                    ValidatingWebhookConfiguration, ADMISSION, patch, patch_type=PatchType.JSON
-                )
-            )
-        except (httpx2.HTTPError, OSError) as error:
-            raise fault("the configuration of the webhook can't be kept", error) from error
+        changed, failed = False, None
+        for kind, name, is_needed in (
+            (MutatingWebhookConfiguration, POD_GATE_WEBHOOK, False),
+            (ValidatingWebhookConfiguration, ADMISSION, True),
+        ):
+            try:
+                changed |= await self._trust(kind, name, authority)
+            except (httpx2.HTTPError, OSError) as error:
+                if is_needed or not isinstance(error, ApiError) or error.status.code != NOT_FOUND:
+                    failed = fault(f"the webhook's configuration {name} can't be kept", error)
+        if failed:
+            raise failed
+        return changed
+
+    async def _trust(self, kind: _Kind, name: str, authority: bytes) -> bool:
+        """Have a configuration name these certificates; return whether that is new."""
+        there = await self.client.get(kind, name)
+        bundle = base64.b64encode(authority).decode()
+        changes = [
+            {"op": "add", "path": f"/webhooks/{at}/clientConfig/caBundle", "value": bundle}
+            for at, one in enumerate(there.webhooks or [])
+            if bundle and one.clientConfig.caBundle != bundle
+        ]
+        if not changes:
+            return False
+        # As it was read, or not at all: its webhooks are told apart by where they stand.
+        version = there.metadata.resourceVersion if there.metadata else None
+        as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+        patch = [as_read, *changes]
+        await self.sent(lambda: self.client.patch(kind, name, patch, patch_type=PatchType.JSON))
         return True
+
+    async def follow_gated_pods(self, listed: Listed, changed: Changed) -> None:
+        """Tell of all pods with Hauberk's gate, and of what changes of them for a few minutes.
+
+        Raises:
+            ClusterFault: the API can't be read, or does not tell on.
+        """
+        await follow(self.client, listed, changed)

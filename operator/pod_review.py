@@ -14,6 +14,7 @@ from ..crds.models import SecurityProfile
 from ..crds.names import APPARMOR, SECCOMP, SELINUX
 from ..crds.pods import Named, PodObject, named
 from . import gating
+from .answers import cut
 
 _KINDS = {APPARMOR: "AppArmor profile", SECCOMP: "seccomp profile", SELINUX: "SELinux type"}
 
@@ -59,7 +60,9 @@ def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unk
     waits = found.waits_for
     told = (f"the pod is not scheduled before a node holds {_listed(waits)}",) if waits else ()
     wanted = gating.requirements(found.managed.values(), known.lacking)
-    return PodAnswer(warnings=missing + told, patch=tuple(gating.patch(raw, waits_for=waits, wanted=wanted)))
+    return PodAnswer(
+        warnings=cut(told + missing), patch=tuple(gating.patch(raw, waits_for=waits, wanted=wanted))
+    )
 
 
 def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
@@ -68,7 +71,7 @@ def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_un
     new = {one.name for one in pod.spec.ephemeral_containers or ()} - there
     names = [one for one in named(pod) if one.container in new]
     missing = _missing(gating.find_named(names, known.profiles, known.owners).unknown)
-    return PodAnswer(refused="; ".join(missing)) if deny_unknown else PodAnswer(warnings=missing)
+    return PodAnswer(refused="; ".join(missing)) if deny_unknown else PodAnswer(warnings=cut(missing))
 
 
 def _missing(unknown: Iterable[Named]) -> tuple[str, ...]:
