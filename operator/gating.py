@@ -282,7 +282,7 @@ def _set(path: str, value: Any) -> dict[str, Any]:
 def opening(uid: str) -> dict[str, Any]:
     """Return the strategic merge patch that takes gate and label off the pod of this UID.
 
-    By the gate's name, whatever else is in the list by then; a pod of another UID is refused as a conflict.
+    By the gate's name, whatever else is in the list by then; for a pod of another UID it is refused.
     What it was gated for stays to be read.
     """
     return {

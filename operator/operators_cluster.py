@@ -35,7 +35,7 @@ from ..crds.names import (
 from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, Cluster, Pods, Profiles, Revisions, fault
 from .gated_pods import Changed, Listed, follow
 from .gating import opening
-from .writes import AddFinalizer, LabelNode, OpenGate, RemoveFinalizer, TellOfPod, Write
+from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Write
 
 _Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
@@ -59,20 +59,26 @@ class OperatorsCluster(Cluster):
                 change = {"metadata": {"labels": dict(labels)}}
                 await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
             case OpenGate(pod):
-                await self.sent(
-                    lambda: self.client.patch(
-                        Pods,
-                        pod.name,
-                        opening(pod.uid),
-                        namespace=pod.namespace,
-                        patch_type=PatchType.STRATEGIC,
-                    )
-                )
+                await self._open_gate(pod)
             case TellOfPod():
                 await self._tell_of_pod(write)
             case _:
                 return await super()._write(write)
         return True
+
+    async def _open_gate(self, pod: PodOf) -> None:
+        """Open a pod's gate; one whose name another pod has by now is gone."""
+        change = opening(pod.uid)
+        try:
+            await self.sent(
+                lambda: self.client.patch(
+                    Pods, pod.name, change, namespace=pod.namespace, patch_type=PatchType.STRATEGIC
+                )
+            )
+        except ApiError as error:
+            details = error.status.details
+            if not any(one.field == "metadata.uid" for one in (details and details.causes) or []):
+                raise
 
     async def _tell_of_pod(self, write: TellOfPod) -> None:
         """Record an Event on a pod; one that was recorded, by whichever operator, is not recorded again.
