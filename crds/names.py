@@ -29,6 +29,8 @@ FIELD_MANAGER = "hauberk"
 LABEL_PROFILE = f"{GROUP}/profile"
 # A pod's scheduling gate: it names profiles that no node holds yet.
 POD_GATE = f"{GROUP}/profiles-pending"
+# A new node's taint, with the effect NoSchedule, where its node pool puts one on: it may lack profiles still.
+PENDING_TAINT = POD_GATE
 # On a pod with that gate, so that the operator watches these and no others; and the SecurityProfiles, with
 # commas between them, that it was gated for.
 LABEL_GATED = f"{GROUP}/gated"

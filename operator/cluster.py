@@ -43,7 +43,7 @@ _ProfilesStatus = Profiles.Status
 Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
 # As they come, not as lightkube's types: of a Node's hundred fields four are read.
-_Nodes = create_global_resource("", "v1", "Node", "nodes")
+Nodes = create_global_resource("", "v1", "Node", "nodes")
 Pods = create_namespaced_resource("", "v1", "Pod", "pods")
 
 FORBIDDEN, NOT_FOUND, CONFLICT, GONE, BUSY = 403, 404, 409, 410, 429
@@ -61,7 +61,7 @@ _LISTED: dict[str, Any] = {
     SECURITY_PROFILES: Profiles,
     PROFILE_REVISIONS: Revisions,
     PROFILE_NODES: _ProfileNodes,
-    "nodes": _Nodes,
+    "nodes": Nodes,
 }
 
 

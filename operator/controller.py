@@ -35,6 +35,7 @@ from .operators_cluster import OperatorsCluster
 from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
+from .taints import untaints
 from .writes import OpenGate, RemoveFinalizer, TellOfPod, Write
 
 log = structlog.get_logger()
@@ -168,7 +169,9 @@ class Controller(Loop[OperatorsCluster]):
         except ClusterFault as fault:
             faults.append(fault)
         await self.let_others()
-        faults += await self.carry_out_each(node_labels(snapshot))
+        labels = node_labels(snapshot)
+        faults += await self.carry_out_each(labels)
+        faults += await self.carry_out_each(untaints(snapshot, {one.node for one in labels}))
         faults += await self.carry_out_each(self.gates.tellings(self.profiles, self.revisions, self.clock()))
         self.wake_by(self.gates.due)
         await self._keep_daemonsets()

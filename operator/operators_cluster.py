@@ -32,10 +32,11 @@ from ..crds.names import (
     OPERATOR,
     POD_GATE_WEBHOOK,
 )
-from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, Cluster, Pods, Profiles, Revisions, fault
+from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, Cluster, Nodes, Pods, Profiles, Revisions, fault
 from .gated_pods import Changed, Listed, follow
 from .gating import opening
-from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Write
+from .snapshot import is_pending
+from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Untaint, Write
 
 _Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
@@ -58,6 +59,8 @@ class OperatorsCluster(Cluster):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
                 await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
+            case Untaint(node):
+                await self._untaint(node)
             case OpenGate(pod):
                 await self._open_gate(pod)
             case TellOfPod():
@@ -65,6 +68,16 @@ class OperatorsCluster(Cluster):
             case _:
                 return await super()._write(write)
         return True
+
+    async def _untaint(self, node: str) -> None:
+        """Take the startup taint off a Node: as it was read, or not at all, for others change taints too."""
+        there = await self.client.get(Nodes, node)
+        taints = (there.get("spec") or {}).get("taints") or []
+        others = [one for one in taints if not is_pending(one)]
+        if len(others) < len(taints):
+            metadata = {"resourceVersion": there["metadata"]["resourceVersion"]}
+            change = {"metadata": metadata, "spec": {"taints": others or None}}
+            await self.sent(lambda: self.client.patch(Nodes, node, change, patch_type=PatchType.MERGE))
 
     async def _open_gate(self, pod: PodOf) -> None:
         """Open a pod's gate; one whose name another pod has by now is gone."""

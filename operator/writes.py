@@ -80,6 +80,13 @@ class LabelNode:
 
 
 @dataclass(frozen=True)
+class Untaint:
+    """Take the startup taint off a Node."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class PodOf:
     """One pod: another one of the same name is not meant."""
 
@@ -110,6 +117,7 @@ Write = (
     AddFinalizer
     | RemoveFinalizer
     | LabelNode
+    | Untaint
     | OpenGate
     | TellOfPod
     | CreateRevision
@@ -130,5 +138,5 @@ def object_of(write: Write) -> str:
             return revision.metadata.name
         case OpenGate(pod) | TellOfPod(pod):
             return f"{pod.namespace}/{pod.name}"
-        case Place(name) | DeleteRevision(name) | LabelNode(name):
+        case Place(name) | DeleteRevision(name) | LabelNode(name) | Untaint(name):
             return name

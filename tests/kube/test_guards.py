@@ -34,6 +34,7 @@ from hauberk.crds.names import (
     LABEL_GATED,
     LABEL_LSM,
     OPERATOR,
+    PENDING_TAINT,
     POD_GATE,
     PROFILE_NODES,
     PROFILE_REVISIONS,
@@ -43,7 +44,15 @@ from hauberk.crds.names import (
 )
 from hauberk.daemonset.cluster import Cluster as AgentsCluster
 from hauberk.operator.operators_cluster import OperatorsCluster
-from hauberk.operator.writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod
+from hauberk.operator.writes import (
+    AddFinalizer,
+    LabelNode,
+    OpenGate,
+    PodOf,
+    RemoveFinalizer,
+    TellOfPod,
+    Untaint,
+)
 from kubernetes import client
 from kubernetes.client import ApiException, CustomObjectsApi
 from lightkube import AsyncClient
@@ -541,7 +550,10 @@ def test_no_flag_comes_in_with_a_status(accounts: Accounts, api: CustomObjectsAp
 
 LABELLED = "guards-labelled"
 OWN = {LABEL_LSM[SELINUX]: "true", LABEL_AGENT: "selinux"}
-ONLY_LABELS = "hauberk: the operator may write labels of hauberk.dev on a Node and nothing else of it"
+ONLY_LABELS = (
+    "hauberk: the operator may write labels of hauberk.dev on a Node, and take its startup taint off, and "
+    "nothing else"
+)
 
 
 @pytest.fixture
@@ -553,8 +565,8 @@ def labelled(accounts: Accounts) -> Iterator[client.CoreV1Api]:
         annotations={"note": "yes"},
         finalizers=["guards.example.com/kept"],
     )
-    taint = client.V1Taint(key="guards", effect="NoSchedule")
-    accounts.core.create_node(client.V1Node(metadata=metadata, spec=client.V1NodeSpec(taints=[taint])))
+    taints = [client.V1Taint(key=key, effect="NoSchedule") for key in ("guards", PENDING_TAINT, "more")]
+    accounts.core.create_node(client.V1Node(metadata=metadata, spec=client.V1NodeSpec(taints=taints)))
     operators = client.CoreV1Api(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
 
     def in_force() -> None:
@@ -587,6 +599,48 @@ async def test_the_operator_sets_its_own_labels_and_takes_them_away(
     found = labelled.read_node(LABELLED)
     assert found.metadata.labels == {"pool": "a"}
     assert found.metadata.annotations == {"note": "yes"}
+
+
+async def test_the_operator_takes_the_startup_taint_off(
+    labelled: client.CoreV1Api, operator: OperatorsCluster
+) -> None:
+    for _ in range(2):
+        assert await operator.carry_out(Untaint(LABELLED))
+        found: Any = labelled.read_node(LABELLED)
+        assert [one.key for one in found.spec.taints] == ["guards", "more"]
+    back = {"spec": {"taints": [taint("guards"), taint("more"), taint(PENDING_TAINT)]}}
+    assert invalid(lambda: labelled.patch_node(LABELLED, merging(back))).endswith(ONLY_LABELS)
+    assert await operator.carry_out(Untaint("guards-nowhere"))
+
+
+def taint(key: str, effect: str = "NoSchedule") -> Object:
+    return {"key": key, "effect": effect}
+
+
+def merging(change: Object) -> list[Object]:
+    """Return a change of a node's spec as a JSON patch, which replaces lists."""
+    return [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in change["spec"].items()]
+
+
+@pytest.mark.parametrize(
+    "taints",
+    [
+        [],
+        [taint("guards"), taint("more"), taint("yet-another")],
+        [taint("guards"), taint(PENDING_TAINT)],
+        [taint("guards")],
+        [taint("guards", "NoExecute"), taint("more")],
+        [taint("guards"), taint(PENDING_TAINT, "NoExecute"), taint("more")],
+        [taint("guards"), taint(PENDING_TAINT), taint("more"), taint(PENDING_TAINT, "NoExecute")],
+    ],
+    ids=json.dumps,
+)
+def test_the_operator_touches_no_other_taint(
+    labelled: client.CoreV1Api, accounts: Accounts, taints: list[Object]
+) -> None:
+    change = merging({"spec": {"taints": taints}})
+    assert invalid(lambda: labelled.patch_node(LABELLED, change)).endswith(ONLY_LABELS)
+    accounts.core.patch_node(LABELLED, change, dry_run="All")  # it is not that nobody may
 
 
 async def test_a_node_that_is_gone_needs_no_label(operator: OperatorsCluster) -> None:

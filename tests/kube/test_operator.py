@@ -277,18 +277,19 @@ def module(cluster: Cluster, name: str) -> str:
 
 
 def test_nodes_are_labelled_by_what_they_are_and_need(cluster: Cluster):
+    fedoras = {"lsm-apparmor": "false", "lsm-selinux": "true"}
     cluster.tell("one", {"lsms": ["apparmor"], "appArmor": {"enabled": True}}, appArmor={})
     cluster.tell("two", FEDORA)
-    eventually(lambda: labels(cluster, "one") == {"lsm-apparmor": "true"})
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+    eventually(lambda: labels(cluster, "one") == {"lsm-apparmor": "true", "lsm-selinux": "false"})
+    eventually(lambda: labels(cluster, "two") == fedoras)
     found: Any = cluster.core.read_node("two")
     everything_is_seen_without_nodes(cluster)
     again: Any = cluster.core.read_node("two")
     assert again.metadata.resource_version == found.metadata.resource_version
 
     digest = module(cluster, "logger")
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"})
-    assert labels(cluster, "one") == {"lsm-apparmor": "true"}
+    eventually(lambda: labels(cluster, "two") == {**fedoras, "agent": "selinux"})
+    assert labels(cluster, "one") == {"lsm-apparmor": "true", "lsm-selinux": "false"}
     eventually(lambda: cluster.ready("logger") == ("False", "Updating"))
     held = {"profiles": {"logger": f"{digest}/enforcing/0123456789"}}
     cluster.tell("two", FEDORA, selinux=held, seccomp={})
@@ -301,10 +302,10 @@ def test_nodes_are_labelled_by_what_they_are_and_need(cluster: Cluster):
     in_use = {"revision": digest, "reason": "InUse", "message": "1 task runs as logger.process"}
     cluster.tell("two", FEDORA, selinux={**held, "problems": {"logger": in_use}})
     eventually(lambda: "1 task runs as logger.process" in cluster.message("logger"))
-    assert labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"}
+    assert labels(cluster, "two") == {**fedoras, "agent": "selinux"}
     cluster.tell("two", FEDORA, selinux={}, seccomp={})
     eventually(lambda: cluster.is_gone("securityprofiles", "logger"))
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+    eventually(lambda: labels(cluster, "two") == fedoras)
 
 
 def everything_is_seen_without_nodes(cluster: Cluster) -> None:

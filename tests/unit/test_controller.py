@@ -213,7 +213,7 @@ async def test_nodes_are_labelled_and_one_that_refuses_holds_no_other_up(api: Ap
     api.refused = {"n1"}
     with pytest.raises(ClusterFault):
         await controller.reconcile()
-    labels = {"hauberk.dev/lsm-selinux": "true"}
+    labels = {"hauberk.dev/lsm-apparmor": "false", "hauberk.dev/lsm-selinux": "true"}
     assert api.writes == [LabelNode("n2", labels), LabelNode("n3", labels)]
 
 

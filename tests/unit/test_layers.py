@@ -66,6 +66,7 @@ PURE = {
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
     *("operator/deltas.py", "operator/pace.py", "operator/sharing.py"),
     *("operator/gating.py", "operator/pod_review.py", "operator/answers.py", "operator/gates.py"),
+    "operator/taints.py",
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
     *("cli/why.py", "cli/causes.py", "cli/naming.py", "cli/spelling.py", "cli/pods.py", "cli/podfiles.py"),
 }
