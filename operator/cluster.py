@@ -221,14 +221,14 @@ class Cluster:
             return None
         return crd.metadata or ObjectMeta()
 
-    async def lease(self) -> Held | None:
-        """Return this process's Lease; None where it has never been taken.
+    async def lease(self, name: str = "") -> Held | None:
+        """Return this process's Lease, or the one of that name; None where it has never been taken.
 
         Raises:
             ClusterFault: the API can't be read.
         """
         try:
-            lease = await self.client.get(Lease, self.name, namespace=self.namespace)
+            lease = await self.client.get(Lease, name or self.name, namespace=self.namespace)
         except (httpx2.HTTPError, OSError) as error:
             if isinstance(error, ApiError) and error.status.code == NOT_FOUND:
                 return None

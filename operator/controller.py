@@ -20,7 +20,7 @@ import tenacity
 
 from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileStatus, SecurityProfile, decode
-from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
 from . import drift
@@ -29,7 +29,9 @@ from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
 from .gates import Gates, Key
+from .gating import holders
 from .loop import RETRY_SECONDS, Loop
+from .missed import Absence, missed
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
 from .pace import Written, due, is_progress, written
@@ -44,6 +46,8 @@ log = structlog.get_logger()
 LET_GO_SECONDS = 20.0
 # How often the authority of the admission's webhook is compared with the one that the API server trusts.
 TRUST_SECONDS = 5.0
+# How often the admission's Lease is looked at.
+LEASE_SECONDS = 3.0
 # In a round that takes longer, because of many writes, what is known is looked at again: what was so as it
 # began would be written, and then written once more.
 FRESH_SECONDS = 0.5
@@ -65,6 +69,7 @@ class Controller(Loop[OperatorsCluster]):
         written: the last write of each status.
         moving: how many profiles had progress to tell in the last round.
         gates: the pods that wait for their profiles.
+        absence: whether the admission is there to gate pods.
     """
 
     pod: str = ""
@@ -75,6 +80,7 @@ class Controller(Loop[OperatorsCluster]):
     written: dict[str, Written] = field(default_factory=dict[str, Written])
     moving: int = 0
     gates: Gates = field(default_factory=Gates)
+    absence: Absence = field(default_factory=Absence)
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
@@ -98,6 +104,7 @@ class Controller(Loop[OperatorsCluster]):
         """Take note that this one leads now, or waits; `anew` where another one may have led meanwhile."""
         if anew:
             self.repairs = None  # what happened while another one led, that one told
+            self.absence.plan(self.clock())  # but perhaps it was away when the admission was
         super().elected(anew)
 
     async def run(self) -> None:
@@ -106,6 +113,7 @@ class Controller(Loop[OperatorsCluster]):
             tasks.create_task(super().run())
             tasks.create_task(self._keep_trust())
             tasks.create_task(self._follow_gated_pods())
+            tasks.create_task(self._look_for_missed())
 
     async def while_kinds_go(self) -> None:
         """Let objects go that wait for this operator, and hold the removal of their kind up."""
@@ -310,6 +318,39 @@ class Controller(Loop[OperatorsCluster]):
         """
         return await self.carry_out_each(self.gates.openings(self.profiles, self.revisions))
 
+    async def _look_for_missed(self) -> None:
+        """Tell of pods that nobody gated, when there is reason to look for some, until cancelled."""
+        while True:
+            await asyncio.sleep(LEASE_SECONDS)
+            try:
+                was_away = self.absence.away
+                self.absence.seen(await self.cluster.lease(ADMISSION), self.clock())
+                if self.absence.away != was_away:
+                    log.info("the admission is away" if self.absence.away else "the admission is there")
+                if self.ready and self.leads() and self.absence.is_due(self.clock()):
+                    await self._tell_missed()
+            except ClusterFault as fault:
+                log.warning("pods that nobody gated can't be looked for", message=fault.message)
+
+    async def _tell_missed(self) -> None:
+        """Record an Event on each pod that should have been gated.
+
+        Raises:
+            ClusterFault: the API can't be read, or did not take one.
+        """
+        began = self.clock()
+        owners = holders(self.profiles, self.revisions)
+        found: list[TellOfPod] = []
+        async for pod in self.cluster.pods_past_the_gate():
+            if said := missed(pod, self.profiles, owners):
+                found.append(said)
+            await self.let_others()
+        faults = await self.carry_out_each(found)
+        if faults:
+            raise faults[0]
+        self.absence.looked(began)
+        log.info("looked for pods that nobody gated", found=len(found))
+
     def carried_out(self, write: Write) -> None:
         """Take note of what was done to a gated pod."""
         if isinstance(write, OpenGate | TellOfPod):
@@ -328,6 +369,7 @@ class Controller(Loop[OperatorsCluster]):
             try:
                 if self.leads() and await self.cluster.trust(await self.cluster.shown_authority()):
                     log.info("the API server trusts the admission's authority")
+                    self.absence.plan(self.clock())  # before, it could not ask it about pods
                 told = ""
             except ClusterFault as fault:
                 if fault.message != told:  # once, not every few seconds

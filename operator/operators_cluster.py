@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,12 +14,13 @@ import msgspec
 from lightkube import ApiError
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.operators import not_exists
 from lightkube.resources.admissionregistration_v1 import (
     MutatingWebhookConfiguration,
     ValidatingWebhookConfiguration,
 )
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import ConfigMap, Event, Node, Pod
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.models import ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
@@ -28,12 +30,16 @@ from ..crds.names import (
     API_VERSION,
     FIELD_MANAGER,
     FINALIZER,
+    GATE_ENABLED,
+    LABEL_GATED,
+    LABEL_POD_GATE,
     LABEL_PROFILE,
     OPERATOR,
     POD_GATE_WEBHOOK,
 )
-from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, Cluster, Nodes, Pods, Profiles, Revisions, fault
-from .gated_pods import Changed, Listed, follow
+from ..crds.pods import PodObject
+from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, PAGE, Cluster, Nodes, Pods, Profiles, Revisions, fault
+from .gated_pods import Changed, Listed, follow, read
 from .gating import opening
 from .snapshot import is_pending
 from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Untaint, Write
@@ -291,6 +297,29 @@ class OperatorsCluster(Cluster):
         patch = [as_read, *changes]
         await self.sent(lambda: self.client.patch(kind, name, patch, patch_type=PatchType.JSON))
         return True
+
+    async def pods_past_the_gate(self) -> AsyncIterator[PodObject]:
+        """Yield the pending pods without the gate's label, of namespaces that ask for the gate.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            async for space in self.client.list(
+                Namespace, labels={LABEL_POD_GATE: GATE_ENABLED}, chunk_size=PAGE
+            ):
+                pods = self.client.list(
+                    Pods,
+                    namespace=(space.metadata and space.metadata.name) or "",
+                    labels={LABEL_GATED: not_exists()},
+                    fields={"status.phase": "Pending"},
+                    chunk_size=PAGE,
+                )
+                async for body in pods:
+                    if pod := read(body):
+                        yield pod
+        except (httpx2.HTTPError, OSError) as error:
+            raise fault("pods can't be listed", error) from error
 
     async def follow_gated_pods(self, listed: Listed, changed: Changed) -> None:
         """Tell of all pods with Hauberk's gate, and of what changes of them for a few minutes.

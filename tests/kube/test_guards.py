@@ -565,8 +565,10 @@ def labelled(accounts: Accounts) -> Iterator[client.CoreV1Api]:
         annotations={"note": "yes"},
         finalizers=["guards.example.com/kept"],
     )
-    taints = [client.V1Taint(key=key, effect="NoSchedule") for key in ("guards", PENDING_TAINT, "more")]
-    accounts.core.create_node(client.V1Node(metadata=metadata, spec=client.V1NodeSpec(taints=taints)))
+    accounts.core.create_node(client.V1Node(metadata=metadata))
+    # the API server gives new nodes one of its own
+    taints = {"taints": [taint(key) for key in ("guards", PENDING_TAINT, "more")]}
+    accounts.core.patch_node(LABELLED, merging({"spec": taints}))
     operators = client.CoreV1Api(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
 
     def in_force() -> None:

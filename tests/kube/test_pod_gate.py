@@ -326,4 +326,31 @@ def test_a_dead_admission_holds_up_no_pod(gate: Scene):
     gate.cluster.stop_admission(signal.SIGKILL)
     said = gate.create(space, "web", apparmor("unseen"))
     assert (said.code, gate.gates(space, "web")) == (0, [])
+    gate.create(space, "unknown", seccomp("nobodys"))
+    gate.create(space, "other")
+    # the operator notices, and tells when the admission is back
+    eventually(lambda: "the admission is away" in gate.cluster.log.read_text())
+    assert gate.events(space, "web") == []
     gate.cluster.start()
+    (event,) = eventually(lambda: gate.events(space, "web"))
+    assert (event.reason, event.type) == ("GateMissed", "Warning")
+    assert event.message.startswith("names unseen, not Available yet, and has no scheduling gate: ")
+    assert gate.events(space, "unknown") + gate.events(space, "other") == []
+    # what comes then is gated again, and the next operator tells nobody the same once more
+    eventually(lambda: seen_again(gate, space))
+    gate.cluster.stop_operator()
+    gate.cluster.start()
+    eventually(lambda: gate.gates(space, "web") == [] and looked(gate))
+    assert len(gate.events(space, "web")) == 1
+
+
+def seen_again(gate: Scene, space: str) -> bool:
+    gate.kubectl("delete", "pod", "again", "-n", space, "--ignore-not-found", "--force")
+    gate.create(space, "again", apparmor("unseen"))
+    return gate.gates(space, "again") == [POD_GATE]
+
+
+def looked(gate: Scene) -> bool:
+    """Return whether an operator that was just started has looked for what was missed."""
+    last = gate.cluster.log.read_text().rpartition('"event": "leads"')[2]
+    return '"event": "looked for pods that nobody gated"' in last
