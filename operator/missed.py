@@ -75,7 +75,7 @@ def missed(pod: PodObject, profiles: Mapping[str, SecurityProfile], owners: Owne
     message = (
         f"names {', '.join(waits)}, not Available yet, and has no scheduling gate: nobody gated it as it was "
         "created. On a node without the profile its containers fail to start until the node has it. To have "
-        "it wait instead, delete it: what its controller makes anew is gated"
+        "it wait instead, delete it: what its controller makes anew is gated, if hauberk-admission runs"
     )
     metadata = pod.metadata
     named = PodOf(metadata.namespace, metadata.name, metadata.uid)

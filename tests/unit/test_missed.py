@@ -40,7 +40,7 @@ def test_while_the_lease_is_renewed_nobody_looks():
 def test_the_admission_was_away_and_is_back(gone: list[tuple[float, Held | None]]):
     absence = watching((0.0, held(1)), *gone)
     assert absence.away
-    assert not absence.is_due(20.0)  # nobody would gate what is made anew
+    assert not absence.is_due(20.0)
     absence.seen(held(3), 30.0)
     assert not absence.away
     assert absence.is_due(30.0)
