@@ -28,7 +28,7 @@ from .agents import OnNodes, image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
-from .gates import Gates, Key
+from .gates import Gates, Key, pod_of
 from .gating import holders
 from .loop import RETRY_SECONDS, Loop
 from .missed import Absence, missed
@@ -247,7 +247,7 @@ class Controller(Loop[OperatorsCluster]):
             self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
     async def let_go(self) -> None:
-        """Take the finalizer off every SecurityProfile if Hauberk is being uninstalled.
+        """Take the finalizer off every SecurityProfile, and the gate off pods, if Hauberk is uninstalled.
 
         Nobody would be left to do it, and the nodes keep what they hold.
         """
@@ -259,7 +259,16 @@ class Controller(Loop[OperatorsCluster]):
         ):
             with attempt:
                 if await self.cluster.leaving():
+                    await self._open_all_gates()
                     await self._drop_finalizers()
+
+    async def _open_all_gates(self) -> None:
+        """Open every gate, whatever the pods wait for; what fails is logged, and holds up nothing else."""
+        try:
+            async for pod in self.cluster.gated_pods():
+                await self.carry_out([OpenGate(pod_of(pod))])
+        except ClusterFault as fault:
+            log.warning("pods stay gated", message=fault.message)
 
     async def _drop_finalizers(self, *, only_deleted: bool = False) -> None:
         """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""

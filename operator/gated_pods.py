@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from lightkube import ApiError, AsyncClient
 from lightkube.core.client import LabelSelector
+from lightkube.core.generic_client import ListAsyncIterable
 
 from ..crds.models import decode
 from ..crds.names import LABEL_GATED
@@ -59,9 +60,14 @@ async def follow(client: AsyncClient, listed: Listed, changed: Changed) -> None:
         raise fault("gated pods can't be watched", error) from error
 
 
+def listing(client: AsyncClient) -> ListAsyncIterable[Any]:
+    """Return what yields all gated pods, as they come, and has the version that they are of."""
+    return client.list(Pods, namespace=_EVERYWHERE, labels=_LABELS, chunk_size=PAGE)
+
+
 async def _list(client: AsyncClient, listed: Listed) -> str:
     """Hand on all gated pods; return the version that they are of."""
-    pods = client.list(Pods, namespace=_EVERYWHERE, labels=_LABELS, chunk_size=PAGE)
+    pods = listing(client)
     found: dict[Key, PodObject] = {}
     async for body in pods:
         if pod := read(body):

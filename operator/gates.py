@@ -76,7 +76,7 @@ class Gates:
         A pod without the gate, whose label alone is left, loses that.
         """
         return [
-            OpenGate(_pod_of(pod))
+            OpenGate(pod_of(pod))
             for pod, names in self._waiting(profiles, revisions)
             if not names or not is_gated(pod)
         ]
@@ -105,7 +105,7 @@ class Gates:
                 self.due = now
                 break
             message = f"waits for {', '.join(names)}: {'; '.join(told for _, told in causes)}"
-            found.append(TellOfPod(_pod_of(pod), Reason.GATED, message, about))
+            found.append(TellOfPod(pod_of(pod), Reason.GATED, message, about))
         return found
 
     def _waiting(
@@ -121,5 +121,6 @@ class Gates:
                 yield pod, awaited(pod, profiles, owners)
 
 
-def _pod_of(pod: PodObject) -> PodOf:
+def pod_of(pod: PodObject) -> PodOf:
+    """Return what names a pod in a write."""
     return PodOf(pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)

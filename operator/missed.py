@@ -14,8 +14,9 @@ from ..crds.models import SecurityProfile
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
 from .cluster import Held
+from .gates import pod_of
 from .gating import Owners, find, is_gated, is_mirror
-from .writes import PodOf, TellOfPod
+from .writes import TellOfPod
 
 # The one that is back is asked some seconds later: the webhook's Service has to hear of it first. What is
 # created until then is found by a second look.
@@ -77,6 +78,4 @@ def missed(pod: PodObject, profiles: Mapping[str, SecurityProfile], owners: Owne
         "created. On a node without the profile its containers fail to start until the node has it. To have "
         "it wait instead, delete it: what its controller makes anew is gated, if hauberk-admission runs"
     )
-    metadata = pod.metadata
-    named = PodOf(metadata.namespace, metadata.name, metadata.uid)
-    return TellOfPod(named, Reason.GATE_MISSED, message, tuple(waits), warning=True)
+    return TellOfPod(pod_of(pod), Reason.GATE_MISSED, message, tuple(waits), warning=True)

@@ -39,7 +39,7 @@ from ..crds.names import (
 )
 from ..crds.pods import PodObject
 from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, PAGE, Cluster, Nodes, Pods, Profiles, Revisions, fault
-from .gated_pods import Changed, Listed, follow, read
+from .gated_pods import Changed, Listed, follow, listing, read
 from .gating import opening
 from .snapshot import is_pending
 from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Untaint, Write
@@ -320,6 +320,19 @@ class OperatorsCluster(Cluster):
                         yield pod
         except (httpx2.HTTPError, OSError) as error:
             raise fault("pods can't be listed", error) from error
+
+    async def gated_pods(self) -> AsyncIterator[PodObject]:
+        """Yield the pods with Hauberk's gate.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            async for body in listing(self.client):
+                if pod := read(body):
+                    yield pod
+        except (httpx2.HTTPError, OSError) as error:
+            raise fault("gated pods can't be listed", error) from error
 
     async def follow_gated_pods(self, listed: Listed, changed: Changed) -> None:
         """Tell of all pods with Hauberk's gate, and of what changes of them for a few minutes.

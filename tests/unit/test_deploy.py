@@ -106,6 +106,8 @@ def test_what_outlives_the_operator():
         ("ServiceAccount", OPERATOR),
         ("ClusterRole", "hauberk-let-go"),
         ("ClusterRoleBinding", "hauberk-let-go"),
+        ("ValidatingAdmissionPolicy", "hauberk-own-gate-only"),
+        ("ValidatingAdmissionPolicyBinding", "hauberk-own-gate-only"),
         ("ValidatingAdmissionPolicy", "hauberk-guarded-flags"),
         ("ValidatingAdmissionPolicyBinding", "hauberk-guarded-flags"),
     }
@@ -114,10 +116,12 @@ def test_what_outlives_the_operator():
     assert "CustomResourceDefinition" not in {kind for kind, _ in going}
 
 
-def test_an_operator_that_leaves_may_take_its_finalizers_off_and_nothing_else():
+def test_an_operator_that_leaves_may_take_its_finalizers_and_gates_off_and_nothing_else():
     assert rules("ClusterRole", "hauberk-let-go") == {
         (GROUP, "securityprofiles", "list"),
         (GROUP, "securityprofiles", "patch"),
+        ("", "pods", "list"),
+        ("", "pods", "patch"),
     }
     (bound,) = one("ClusterRoleBinding", "hauberk-let-go")["subjects"]
     assert bound == {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "hauberk-system"}
