@@ -333,7 +333,7 @@ def test_a_dead_admission_holds_up_no_pod(gate: Scene):
     gate.create(space, "late", apparmor("unseen"))
     gate.cluster.start()
     eventually(lambda: gate.events(space, "late"))
-    (event,) = gate.events(space, "web")
+    (event,) = eventually(lambda: gate.events(space, "web"))
     assert (event.reason, event.type) == ("GateMissed", "Warning")
     assert event.message.startswith("names unseen, not Available yet, and has no scheduling gate: ")
     assert gate.events(space, "unknown") + gate.events(space, "other") == []
