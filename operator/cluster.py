@@ -289,7 +289,9 @@ def asked_to_wait(error: Exception) -> float | None:
 
     The header is there whoever refused: API priority and fairness answer in plain text, without a Status.
     """
-    if not isinstance(error, httpx2.HTTPStatusError) or error.response.status_code != BUSY:
+    # what a watch says in the end is no response of its own
+    response: httpx2.Response | None = getattr(error, "response", None)
+    if response is None or response.status_code != BUSY:
         return None
-    told = error.response.headers.get("Retry-After", "")
+    told = response.headers.get("Retry-After", "")
     return max(1.0, float(told)) if told.isdecimal() else 1.0
