@@ -1,7 +1,7 @@
 """The API as the operator and the admission both see it: what they list and watch, and their Leases.
 
-`operators_cluster` and `admissions_cluster` add what each of them may write. No other module calls the API;
-what changes after a list arrives through kopf's watches in `handlers`.
+`operators_cluster` and `admissions_cluster` add what each of them may write, `gated_pods` follows pods. No
+other module calls the API; what else changes after a list arrives through kopf's watches in `handlers`.
 """
 
 from __future__ import annotations
