@@ -174,6 +174,7 @@ def node(at: int) -> dict[str, Any]:
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/hostname": _node(at),
                 "hauberk.dev/lsm-apparmor": "true",
+                "hauberk.dev/lsm-selinux": "false",
             },
             "creationTimestamp": _SINCE,
         },

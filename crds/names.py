@@ -29,6 +29,17 @@ FIELD_MANAGER = "hauberk"
 LABEL_PROFILE = f"{GROUP}/profile"
 # A pod's scheduling gate: it names profiles that no node holds yet.
 POD_GATE = f"{GROUP}/profiles-pending"
+# A new node's taint, with the effect NoSchedule, where its node pool puts one on: it may lack profiles still.
+PENDING_TAINT = POD_GATE
+# On a pod with that gate, so that the operator watches these and no others; and the SecurityProfiles, with
+# commas between them, that it was gated for.
+LABEL_GATED = f"{GROUP}/gated"
+GATED_FOR = f"{GROUP}/gated-for"
+# On a namespace: its pods wait for their profiles; those that name one that nobody defines are refused.
+LABEL_POD_GATE, GATE_ENABLED = f"{GROUP}/pod-gate", "enabled"
+LABEL_UNKNOWN_PROFILE, UNKNOWN_DENIED = f"{GROUP}/unknown-profile", "deny"
+# The configuration of the webhook that pods are looked at by.
+POD_GATE_WEBHOOK = "hauberk-pod-gate"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 AGENT_COMPONENT = "agent"
 OPERATOR = "hauberk-operator"
@@ -38,8 +49,9 @@ ADMISSION_AUTHORITY = "hauberk-admission-authority"
 AGENT = "hauberk-agent"
 # The agent of nodes with SELinux, which must be privileged; each node has one of the two.
 AGENT_SELINUX = "hauberk-agent-selinux"
-# On a Node: its kernel runs this security module; and which of the two agents it has.
+# On a Node: whether its kernel runs this security module; and which of the two agents it has.
 LABEL_LSM = {APPARMOR: f"{GROUP}/lsm-apparmor", SELINUX: f"{GROUP}/lsm-selinux"}
+HAS, LACKS = "true", "false"
 LABEL_AGENT = f"{GROUP}/agent"
 AGENT_OF_SELINUX = "selinux"
 

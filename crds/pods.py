@@ -76,6 +76,7 @@ class PodMetadata(Metadata, frozen=True, kw_only=True):
     """A pod's metadata: one that is about to be created may have no name yet."""
 
     name: str = ""
+    generate_name: str = ""
 
 
 class PodObject(Model, frozen=True):

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "Unsupported"  # the kernel of the pod's node lacks the security module
     NO_FITTING_NODE = "NoFittingNode"  # nodes hold the profile, and the pod may run on none of them
     GATED = "Gated"  # the pod's scheduling gate is closed
+    GATE_MISSED = "GateMissed"  # it should have that gate, and nobody was there to put it on
     NOT_ENFORCED = "NotEnforced"  # in force, and it only logs
     UNCONFINED = "Unconfined"  # the pod says so itself
     OVERRIDDEN = "Overridden"  # a container takes something else than what its pod names

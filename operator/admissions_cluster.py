@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import httpx2
 from lightkube import ApiError
-from lightkube.resources.admissionregistration_v1 import ValidatingWebhookConfiguration
+from lightkube.resources.admissionregistration_v1 import (
+    MutatingWebhookConfiguration,
+    ValidatingWebhookConfiguration,
+)
 from lightkube.resources.core_v1 import ConfigMap, Secret
 from lightkube.types import PatchType
 
 from ..crds.models import Condition, ProfileRevision, SecurityProfile, decode, encode
-from ..crds.names import ADMISSION, ADMISSION_AUTHORITY
+from ..crds.names import ADMISSION, ADMISSION_AUTHORITY, POD_GATE_WEBHOOK
+from . import certificates
 from .cluster import CONFLICT, NOT_FOUND, Cluster, Profiles, Revisions, fault
 from .writes import Collect, CreateRevision, DeleteRevision, Entomb, Extend, Place, Write
 
@@ -165,18 +169,30 @@ class AdmissionsCluster(Cluster):
             raise fault("the admission's authority can't be shown", error) from error
 
     async def trusted(self) -> bytes:
-        """Return the certificates by which the API server knows the webhook; empty for none.
+        """Return the certificates by which the API server knows each of the webhooks; empty for none.
+
+        Where pods are not to be looked at, that configuration is not there.
 
         Raises:
             ClusterFault: the API can't be read.
         """
+        profiles = await self._bundles(ValidatingWebhookConfiguration, ADMISSION)
+        pods = await self._bundles(MutatingWebhookConfiguration, POD_GATE_WEBHOOK)
+        known = [certificates.split(one) for one in (*profiles, *pods)]
+        return b"".join(one for one in known[0] if all(one in more for more in known)) if profiles else b""
+
+    async def _bundles(
+        self,
+        kind: type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration],
+        name: str,
+    ) -> list[bytes]:
+        """Return what each webhook of a configuration is known by; none where there is no such one."""
         try:
-            there = await self.client.get(ValidatingWebhookConfiguration, ADMISSION)
+            there = await self.client.get(kind, name)
         except ApiError as error:
             if error.status.code == NOT_FOUND:
-                return b""
-            raise fault("the configuration of the webhook can't be read", error) from error
+                return []
+            raise fault("the configuration of a webhook can't be read", error) from error
         except (httpx2.HTTPError, OSError) as error:
-            raise fault("the configuration of the webhook can't be read", error) from error
-        bundles = {one.clientConfig.caBundle or "" for one in there.webhooks or []}
-        return base64.b64decode(bundles.pop()) if len(bundles) == 1 else b""
+            raise fault("the configuration of a webhook can't be read", error) from error
+        return [base64.b64decode(one.clientConfig.caBundle or "") for one in there.webhooks or []]

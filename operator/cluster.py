@@ -1,7 +1,7 @@
 """The API as the operator and the admission both see it: what they list and watch, and their Leases.
 
-`operators_cluster` and `admissions_cluster` add what each of them may write. No other module calls the API;
-what changes after a list arrives through kopf's watches in `handlers`.
+`operators_cluster` and `admissions_cluster` add what each of them may write, `gated_pods` follows pods. No
+other module calls the API; what else changes after a list arrives through kopf's watches in `handlers`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _ProfilesStatus = Profiles.Status
 Revisions = create_global_resource(GROUP, VERSION, "ProfileRevision", PROFILE_REVISIONS)
 _ProfileNodes = create_global_resource(GROUP, VERSION, "ProfileNode", PROFILE_NODES)
 # As they come, not as lightkube's types: of a Node's hundred fields four are read.
-_Nodes = create_global_resource("", "v1", "Node", "nodes")
-_Pods = create_namespaced_resource("", "v1", "Pod", "pods")
+Nodes = create_global_resource("", "v1", "Node", "nodes")
+Pods = create_namespaced_resource("", "v1", "Pod", "pods")
 
-FORBIDDEN, NOT_FOUND, CONFLICT, BUSY = 403, 404, 409, 429
+FORBIDDEN, NOT_FOUND, CONFLICT, GONE, BUSY = 403, 404, 409, 410, 429
 # A thousand Nodes are some 15 MB of JSON, and five times that as objects: never all at once. Where the API
 # server has forgotten the rest of a list meanwhile (410), that can't be read, and `loop` begins it again.
 PAGE = 100
@@ -61,7 +61,7 @@ _LISTED: dict[str, Any] = {
     SECURITY_PROFILES: Profiles,
     PROFILE_REVISIONS: Revisions,
     PROFILE_NODES: _ProfileNodes,
-    "nodes": _Nodes,
+    "nodes": Nodes,
 }
 
 
@@ -107,7 +107,7 @@ class Cluster:
         try:
             if plural == "pods":
                 pods = self.client.list(
-                    _Pods,
+                    Pods,
                     namespace=self.namespace,
                     labels={LABEL_COMPONENT: AGENT_COMPONENT},
                     chunk_size=PAGE,
@@ -221,14 +221,14 @@ class Cluster:
             return None
         return crd.metadata or ObjectMeta()
 
-    async def lease(self) -> Held | None:
-        """Return this process's Lease; None where it has never been taken.
+    async def lease(self, name: str = "") -> Held | None:
+        """Return this process's Lease, or the one of that name; None where it has never been taken.
 
         Raises:
             ClusterFault: the API can't be read.
         """
         try:
-            lease = await self.client.get(Lease, self.name, namespace=self.namespace)
+            lease = await self.client.get(Lease, name or self.name, namespace=self.namespace)
         except (httpx2.HTTPError, OSError) as error:
             if isinstance(error, ApiError) and error.status.code == NOT_FOUND:
                 return None
@@ -289,7 +289,9 @@ def asked_to_wait(error: Exception) -> float | None:
 
     The header is there whoever refused: API priority and fairness answer in plain text, without a Status.
     """
-    if not isinstance(error, httpx2.HTTPStatusError) or error.response.status_code != BUSY:
+    # what a watch says in the end is no response of its own
+    response: httpx2.Response | None = getattr(error, "response", None)
+    if response is None or response.status_code != BUSY:
         return None
-    told = error.response.headers.get("Retry-After", "")
+    told = response.headers.get("Retry-After", "")
     return max(1.0, float(told)) if told.isdecimal() else 1.0

@@ -20,20 +20,25 @@ import tenacity
 
 from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileStatus, SecurityProfile, decode
-from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from ..crds.pods import PodObject
 from ..crds.reasons import Reason
 from . import drift
 from .agents import OnNodes, image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
+from .gates import Gates, Key, pod_of
+from .gating import holders
 from .loop import RETRY_SECONDS, Loop
+from .missed import Absence, missed
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
 from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
-from .writes import RemoveFinalizer, Write
+from .taints import untaints
+from .writes import OpenGate, RemoveFinalizer, TellOfPod, Write
 
 log = structlog.get_logger()
 
@@ -41,6 +46,8 @@ log = structlog.get_logger()
 LET_GO_SECONDS = 20.0
 # How often the authority of the admission's webhook is compared with the one that the API server trusts.
 TRUST_SECONDS = 5.0
+# How often the admission's Lease is looked at.
+LEASE_SECONDS = 3.0
 # In a round that takes longer, because of many writes, what is known is looked at again: what was so as it
 # began would be written, and then written once more.
 FRESH_SECONDS = 0.5
@@ -61,6 +68,8 @@ class Controller(Loop[OperatorsCluster]):
         made: what a status should be, and what it was made of.
         written: the last write of each status.
         moving: how many profiles had progress to tell in the last round.
+        gates: the pods that wait for their profiles.
+        absence: whether the admission is there to gate pods.
     """
 
     pod: str = ""
@@ -70,6 +79,8 @@ class Controller(Loop[OperatorsCluster]):
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
     moving: int = 0
+    gates: Gates = field(default_factory=Gates)
+    absence: Absence = field(default_factory=Absence)
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
@@ -93,6 +104,7 @@ class Controller(Loop[OperatorsCluster]):
         """Take note that this one leads now, or waits; `anew` where another one may have led meanwhile."""
         if anew:
             self.repairs = None  # what happened while another one led, that one told
+            self.absence.plan(self.clock())  # but perhaps it was away when the admission was
         super().elected(anew)
 
     async def run(self) -> None:
@@ -100,6 +112,8 @@ class Controller(Loop[OperatorsCluster]):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run())
             tasks.create_task(self._keep_trust())
+            tasks.create_task(self._follow_gated_pods())
+            tasks.create_task(self._look_for_missed())
 
     async def while_kinds_go(self) -> None:
         """Let objects go that wait for this operator, and hold the removal of their kind up."""
@@ -136,18 +150,24 @@ class Controller(Loop[OperatorsCluster]):
         snapshot = await self._looked_at(snapshot)
         taken = self.clock()
         moving, self.moving = self.moving, 0
+        faults: list[ClusterFault] = []
 
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
             if self.clock() - taken > FRESH_SECONDS:
+                faults.extend(
+                    await self._open_gates()
+                )  # a pod need not wait for all other profiles' statuses
                 snapshot = await self._looked_at(self.snapshot())
                 taken = self.clock()
             if profile := snapshot.profiles.get(name):
                 await self._keep_profile(name, profile, snapshot, moving)
 
-        faults = await self.keep_each(snapshot.profiles, keep)
-        if faults is None:
+        more = await self.keep_each(snapshot.profiles, keep)
+        if more is None:
             return
+        faults += more
+        faults += await self._open_gates()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         try:
@@ -157,7 +177,11 @@ class Controller(Loop[OperatorsCluster]):
         except ClusterFault as fault:
             faults.append(fault)
         await self.let_others()
-        faults += await self.carry_out_each(node_labels(snapshot))
+        labels = node_labels(snapshot)
+        faults += await self.carry_out_each(labels)
+        faults += await self.carry_out_each(untaints(snapshot, {one.node for one in labels}))
+        faults += await self.carry_out_each(self.gates.tellings(self.profiles, self.revisions, self.clock()))
+        self.wake_by(self.gates.due)
         await self._keep_daemonsets()
         if faults:
             raise faults[0]
@@ -223,7 +247,7 @@ class Controller(Loop[OperatorsCluster]):
             self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
     async def let_go(self) -> None:
-        """Take the finalizer off every SecurityProfile if Hauberk is being uninstalled.
+        """Take the finalizer off every SecurityProfile, and the gate off pods, if Hauberk is uninstalled.
 
         Nobody would be left to do it, and the nodes keep what they hold.
         """
@@ -235,7 +259,16 @@ class Controller(Loop[OperatorsCluster]):
         ):
             with attempt:
                 if await self.cluster.leaving():
+                    await self._open_all_gates()
                     await self._drop_finalizers()
+
+    async def _open_all_gates(self) -> None:
+        """Open every gate, whatever the pods wait for; what fails is logged, and holds up nothing else."""
+        try:
+            async for pod in self.cluster.gated_pods():
+                await self.carry_out([OpenGate(pod_of(pod))])
+        except ClusterFault as fault:
+            log.warning("pods stay gated", message=fault.message)
 
     async def _drop_finalizers(self, *, only_deleted: bool = False) -> None:
         """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""
@@ -271,6 +304,67 @@ class Controller(Loop[OperatorsCluster]):
                 except ClusterFault as fault:  # the status says the same: no other profile waits for it
                     log.warning("no event", profile=name, message=fault.message)
 
+    # --- gates ---------------------------------------------------------------------------------------------
+
+    async def _follow_gated_pods(self) -> None:
+        """Keep what is known of gated pods, until cancelled."""
+
+        def listed(pods: Mapping[Key, PodObject]) -> None:
+            self.gates.listed(pods, self.clock())
+            self.wake.set()
+
+        def changed(key: Key, pod: PodObject | None) -> None:
+            self.gates.changed(key, pod, self.clock())
+            self.wake.set()
+
+        while True:
+            await self.until_done("watch", lambda: self.cluster.follow_gated_pods(listed, changed))
+
+    async def _open_gates(self) -> list[ClusterFault]:
+        """Open the gates of pods whose profiles are Available; return what the API did not take.
+
+        By the profiles as they are known now, with the statuses that were just written.
+        """
+        return await self.carry_out_each(self.gates.openings(self.profiles, self.revisions))
+
+    async def _look_for_missed(self) -> None:
+        """Tell of pods that nobody gated, when there is reason to look for some, until cancelled."""
+        while True:
+            await asyncio.sleep(LEASE_SECONDS)
+            try:
+                was_away = self.absence.away
+                self.absence.seen(await self.cluster.lease(ADMISSION), self.clock())
+                if self.absence.away != was_away:
+                    log.info("the admission is away" if self.absence.away else "the admission is there")
+                if self.ready and self.leads() and self.absence.is_due(self.clock()):
+                    await self._tell_missed()
+            except ClusterFault as fault:
+                log.warning("pods that nobody gated can't be looked for", message=fault.message)
+
+    async def _tell_missed(self) -> None:
+        """Record an Event on each pod that should have been gated.
+
+        Raises:
+            ClusterFault: the API can't be read, or did not take one.
+        """
+        began = self.clock()
+        owners = holders(self.profiles, self.revisions)
+        found: list[TellOfPod] = []
+        async for pod in self.cluster.pods_past_the_gate():
+            if said := missed(pod, self.profiles, owners):
+                found.append(said)
+            await self.let_others()
+        faults = await self.carry_out_each(found)
+        if faults:
+            raise faults[0]
+        self.absence.looked(began)
+        log.info("looked for pods that nobody gated", found=len(found))
+
+    def carried_out(self, write: Write) -> None:
+        """Take note of what was done to a gated pod."""
+        if isinstance(write, OpenGate | TellOfPod):
+            self.gates.carried_out(write)
+
     # --- the webhook --------------------------------------------------------------------------------------
 
     async def _keep_trust(self) -> None:
@@ -284,6 +378,7 @@ class Controller(Loop[OperatorsCluster]):
             try:
                 if self.leads() and await self.cluster.trust(await self.cluster.shown_authority()):
                     log.info("the API server trusts the admission's authority")
+                    self.absence.plan(self.clock())  # before, it could not ask it about pods
                 told = ""
             except ClusterFault as fault:
                 if fault.message != told:  # once, not every few seconds

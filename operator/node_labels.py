@@ -1,7 +1,9 @@
 """Decides which labels of Hauberk's a Node has: its security modules, and which of the two agents. Pure.
 
-Called by `controller`. The labels of modules are for people's selectors. That of the agent moves a node from
-the one DaemonSet to the other: SELinux' agent is privileged, so it runs only where something needs it.
+Called by `controller`. The labels of modules are for people's selectors, and for pods that `gating` keeps off
+nodes: one that lacks a module says so, for of a node without a label nobody knows. That of the agent moves a
+node from the one DaemonSet to the other: SELinux' agent is privileged, so it runs only where something needs
+it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from ..crds.facts import supports
 from ..crds.models import ProfileNode
-from ..crds.names import AGENT_OF_SELINUX, LABEL_AGENT, LABEL_LSM, SECCOMP, SELINUX
+from ..crds.names import AGENT_OF_SELINUX, HAS, LABEL_AGENT, LABEL_LSM, LACKS, SECCOMP, SELINUX
 from .snapshot import NodeView, Snapshot
 from .writes import LabelNode
 
@@ -44,7 +46,7 @@ def _is_current(report: ProfileNode, node: NodeView) -> bool:
 def _wanted(report: ProfileNode, *, asked: bool) -> Mapping[str, str | None]:
     facts, sections = report.status.facts, report.status.sections
     labels: dict[str, str | None] = {
-        label: "true" if supports(facts, module) else None for module, label in LABEL_LSM.items()
+        label: HAS if supports(facts, module) else LACKS for module, label in LABEL_LSM.items()
     }
     # What was released, by force, is no profile of a revision's: a problem tells of it until it is gone.
     held = any(

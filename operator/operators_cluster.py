@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,9 +14,13 @@ import msgspec
 from lightkube import ApiError
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.admissionregistration_v1 import ValidatingWebhookConfiguration
+from lightkube.operators import not_exists
+from lightkube.resources.admissionregistration_v1 import (
+    MutatingWebhookConfiguration,
+    ValidatingWebhookConfiguration,
+)
 from lightkube.resources.apps_v1 import DaemonSet, Deployment
-from lightkube.resources.core_v1 import ConfigMap, Event, Node, Pod
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod
 from lightkube.types import PatchType
 
 from ..crds.models import ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
@@ -24,11 +30,21 @@ from ..crds.names import (
     API_VERSION,
     FIELD_MANAGER,
     FINALIZER,
+    GATE_ENABLED,
+    LABEL_GATED,
+    LABEL_POD_GATE,
     LABEL_PROFILE,
     OPERATOR,
+    POD_GATE_WEBHOOK,
 )
-from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, Revisions, fault
-from .writes import AddFinalizer, LabelNode, RemoveFinalizer, Write
+from ..crds.pods import PodObject
+from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, PAGE, Cluster, Nodes, Pods, Profiles, Revisions, fault
+from .gated_pods import Changed, Listed, follow, listing, read
+from .gating import opening
+from .snapshot import is_pending
+from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Untaint, Write
+
+_Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
 
 @dataclass(frozen=True)
@@ -49,9 +65,65 @@ class OperatorsCluster(Cluster):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
                 await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
+            case Untaint(node):
+                await self._untaint(node)
+            case OpenGate(pod):
+                await self._open_gate(pod)
+            case TellOfPod():
+                await self._tell_of_pod(write)
             case _:
                 return await super()._write(write)
         return True
+
+    async def _untaint(self, node: str) -> None:
+        """Take the startup taint off a Node: as it was read, or not at all, for others change taints too."""
+        there = await self.client.get(Nodes, node)
+        taints = (there.get("spec") or {}).get("taints") or []
+        others = [one for one in taints if not is_pending(one)]
+        if len(others) < len(taints):
+            metadata = {"resourceVersion": there["metadata"]["resourceVersion"]}
+            change = {"metadata": metadata, "spec": {"taints": others or None}}
+            await self.sent(lambda: self.client.patch(Nodes, node, change, patch_type=PatchType.MERGE))
+
+    async def _open_gate(self, pod: PodOf) -> None:
+        """Open a pod's gate; one whose name another pod has by now is gone."""
+        change = opening(pod.uid)
+        try:
+            await self.sent(
+                lambda: self.client.patch(
+                    Pods, pod.name, change, namespace=pod.namespace, patch_type=PatchType.STRATEGIC
+                )
+            )
+        except ApiError as error:
+            details = error.status.details
+            if not any(one.field == "metadata.uid" for one in (details and details.causes) or []):
+                raise
+
+    async def _tell_of_pod(self, write: TellOfPod) -> None:
+        """Record an Event on a pod; one that was recorded, by whichever operator, is not recorded again.
+
+        Its name says what it is about, so the API server knows the second one for the same.
+        """
+        pod, now = write.pod, datetime.now(UTC)
+        about = hashlib.sha256("\n".join((pod.uid, write.reason, *write.about)).encode()).hexdigest()[:16]
+        event = Event(
+            metadata=ObjectMeta(name=f"{pod.name[:200]}.{about}", namespace=pod.namespace),
+            involvedObject=ObjectReference(
+                apiVersion="v1", kind="Pod", namespace=pod.namespace, name=pod.name, uid=pod.uid
+            ),
+            type="Warning" if write.warning else "Normal",
+            reason=write.reason,
+            message=write.message[:1024],
+            source=EventSource(component=OPERATOR),
+            firstTimestamp=now,
+            lastTimestamp=now,
+            count=1,
+        )
+        try:
+            await self.sent(lambda: self.client.create(event))
+        except ApiError as error:
+            if error.status.code != CONFLICT:
+                raise
 
     async def _is_published(self, profile: SecurityProfile) -> bool:
         """Return whether there is a revision for nodes to load, as the API server knows it now.
@@ -187,30 +259,85 @@ class OperatorsCluster(Cluster):
         return (shown.data or {}).get("ca.crt", "").encode()
 
     async def trust(self, authority: bytes) -> bool:
-        """Have the API server know the webhook by these certificates; return whether that is new.
+        """Have the API server know the webhooks by these certificates; return whether that is new.
+
+        Where pods are not to be looked at, that configuration is not there.
 
         Raises:
-            ClusterFault: the API can't be read, or did not take it.
+            ClusterFault: the API can't be read, or did not take it; the other one was tried all the same.
+        """
+        changed, failed = False, None
+        for kind, name, is_needed in (
+            (MutatingWebhookConfiguration, POD_GATE_WEBHOOK, False),
+            (ValidatingWebhookConfiguration, ADMISSION, True),
+        ):
+            try:
+                changed |= await self._trust(kind, name, authority)
+            except (httpx2.HTTPError, OSError) as error:
+                if is_needed or not isinstance(error, ApiError) or error.status.code != NOT_FOUND:
+                    failed = fault(f"the webhook's configuration {name} can't be kept", error)
+        if failed:
+            raise failed
+        return changed
+
+    async def _trust(self, kind: _Kind, name: str, authority: bytes) -> bool:
+        """Have a configuration name these certificates; return whether that is new."""
+        there = await self.client.get(kind, name)
+        bundle = base64.b64encode(authority).decode()
+        changes = [
+            {"op": "add", "path": f"/webhooks/{at}/clientConfig/caBundle", "value": bundle}
+            for at, one in enumerate(there.webhooks or [])
+            if bundle and one.clientConfig.caBundle != bundle
+        ]
+        if not changes:
+            return False
+        # As it was read, or not at all: its webhooks are told apart by where they stand.
+        version = there.metadata.resourceVersion if there.metadata else None
+        as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+        patch = [as_read, *changes]
+        await self.sent(lambda: self.client.patch(kind, name, patch, patch_type=PatchType.JSON))
+        return True
+
+    async def pods_past_the_gate(self) -> AsyncIterator[PodObject]:
+        """Yield the pending pods without the gate's label, of namespaces that ask for the gate.
+
+        Raises:
+            ClusterFault: the API can't be read.
         """
         try:
-            there = await self.client.get(ValidatingWebhookConfiguration, ADMISSION)
-            bundle = base64.b64encode(authority).decode()
-            changes = [
-                {"op": "add", "path": f"/webhooks/{at}/clientConfig/caBundle", "value": bundle}
-                for at, one in enumerate(there.webhooks or [])
-                if bundle and one.clientConfig.caBundle != bundle
-            ]
-            if not changes:
-                return False
-            # As it was read, or not at all: its webhooks are told apart by where they stand.
-            version = there.metadata.resourceVersion if there.metadata else None
-            as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
-            patch = [as_read, *changes]
-            await self.sent(
-                lambda: self.client.patch(
-                    ValidatingWebhookConfiguration, ADMISSION, patch, patch_type=PatchType.JSON
+            async for space in self.client.list(
+                Namespace, labels={LABEL_POD_GATE: GATE_ENABLED}, chunk_size=PAGE
+            ):
+                pods = self.client.list(
+                    Pods,
+                    namespace=(space.metadata and space.metadata.name) or "",
+                    labels={LABEL_GATED: not_exists()},
+                    fields={"status.phase": "Pending"},
+                    chunk_size=PAGE,
                 )
-            )
+                async for body in pods:
+                    if pod := read(body):
+                        yield pod
         except (httpx2.HTTPError, OSError) as error:
-            raise fault("the configuration of the webhook can't be kept", error) from error
-        return True
+            raise fault("pods can't be listed", error) from error
+
+    async def gated_pods(self) -> AsyncIterator[PodObject]:
+        """Yield the pods with Hauberk's gate.
+
+        Raises:
+            ClusterFault: the API can't be read.
+        """
+        try:
+            async for body in listing(self.client):
+                if pod := read(body):
+                    yield pod
+        except (httpx2.HTTPError, OSError) as error:
+            raise fault("gated pods can't be listed", error) from error
+
+    async def follow_gated_pods(self, listed: Listed, changed: Changed) -> None:
+        """Tell of all pods with Hauberk's gate, and of what changes of them for a few minutes.
+
+        Raises:
+            ClusterFault: the API can't be read, or does not tell on.
+        """
+        await follow(self.client, listed, changed)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import structlog
@@ -42,6 +43,7 @@ class Publisher(Loop[AdmissionsCluster]):
 
     judging: Judging = field(kw_only=True)
     asked: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    _owners: dict[tuple[str, str], str] | None = None
     kinds: Collection[str] = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
     def snapshot(self) -> Judged:
@@ -56,6 +58,18 @@ class Publisher(Loop[AdmissionsCluster]):
             store=self.store,
             judgements=dict(self.judging.judgements),
         )
+
+    def owners(self) -> Mapping[tuple[str, str], str]:
+        """Return the SecurityProfile that owns each name, by type and name; made once after each change."""
+        if self._owners is None:
+            self._owners = name_owners(self.snapshot())
+        return self._owners
+
+    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take note of an object as it is now."""
+        if plural != PROFILE_NODES:
+            self._owners = None
+        super().seen(plural, name, body, deleted=deleted)
 
     async def reconcile(self) -> None:
         """Bring the revisions and what is said of texts to what they should be, as far as is known.
@@ -102,6 +116,7 @@ class Publisher(Loop[AdmissionsCluster]):
 
     def carried_out(self, write: Write) -> None:
         """Take note of a revision that is there now, or no more: the watch tells of it later."""
+        self._owners = None
         match write:
             case CreateRevision(revision):
                 self.revisions.setdefault(revision.metadata.name, revision)
@@ -142,4 +157,5 @@ class Publisher(Loop[AdmissionsCluster]):
             await asyncio.sleep(RETRY_SECONDS[1])
         finally:
             self.asked.pop(digest, None)
+            self._owners = None
             self.wake.set()

@@ -14,12 +14,9 @@ import msgspec
 
 from ..crds.models import SecurityProfile
 from ..profiles.check import described
+from .answers import cut
 from .publish import Judged, Refusal, judgement, name_owners
 from .publisher import Publisher
-
-# The API server cuts what is longer, and drops what comes after 4 KiB in all.
-WARNING_CHARACTERS = 250
-WARNINGS = 12
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ async def review(profile: SecurityProfile, publisher: Publisher) -> Answer:
         for key in one.facts[:1]
         if key in kinds
     ]
-    return Answer(warnings=_cut([*missing, *partly, *judged.advice]))
+    return Answer(warnings=cut([*missing, *partly, *judged.advice]))
 
 
 def required_in_circle(profile: SecurityProfile, profiles: Mapping[str, SecurityProfile]) -> tuple[str, ...]:
@@ -89,10 +86,3 @@ def _with(profile: SecurityProfile, snapshot: Judged) -> Judged:
         metadata = msgspec.structs.replace(profile.metadata, creation_timestamp="9999-12-31T23:59:59Z")
         profile = msgspec.structs.replace(profile, metadata=metadata)
     return dataclasses.replace(snapshot, profiles={**snapshot.profiles, profile.metadata.name: profile})
-
-
-def _cut(warnings: list[str]) -> tuple[str, ...]:
-    short = [
-        one if len(one) <= WARNING_CHARACTERS else f"{one[: WARNING_CHARACTERS - 3]}..." for one in warnings
-    ]
-    return tuple(short[:WARNINGS])

@@ -16,7 +16,7 @@ import msgspec
 
 from ..crds.facts import facts_key
 from ..crds.models import Facts, ProfileNode, ProfileRevision, Section, SecurityProfile
-from ..crds.names import TYPES
+from ..crds.names import PENDING_TAINT, TYPES
 from ..crds.nodes import has_kernel
 from .sharing import interned
 
@@ -31,6 +31,7 @@ class NodeView:
         ready: whether its kubelet reports, and reports well.
         ready_since: when that last changed.
         boot_id: of the running kernel, as the kubelet reports it.
+        pending: whether it has Hauberk's startup taint still.
     """
 
     name: str
@@ -38,6 +39,7 @@ class NodeView:
     ready: bool
     ready_since: datetime
     boot_id: str
+    pending: bool = False
 
     @cached_property
     def has_kernel(self) -> bool:
@@ -135,7 +137,14 @@ def node_view(body: Mapping[str, Any]) -> NodeView:
     metadata, status = body["metadata"], body.get("status") or {}
     ready, since = _condition(status, metadata)
     boot_id = (status.get("nodeInfo") or {}).get("bootID", "")
-    return NodeView(metadata["name"], interned(metadata.get("labels") or {}), ready, since, boot_id)
+    taints = (body.get("spec") or {}).get("taints") or []
+    pending = any(is_pending(one) for one in taints)
+    return NodeView(metadata["name"], interned(metadata.get("labels") or {}), ready, since, boot_id, pending)
+
+
+def is_pending(taint: Mapping[str, Any]) -> bool:
+    """Return whether a taint of a Node is Hauberk's startup taint."""
+    return taint.get("key") == PENDING_TAINT and taint.get("effect") == "NoSchedule"
 
 
 def agent_view(body: Mapping[str, Any]) -> AgentView | None:

@@ -1,4 +1,4 @@
-"""The admission's HTTPS server: the API server's questions in, `review`'s answers out.
+"""The admission's HTTPS server: the API server's questions in, `review`'s and `pod_review`'s answers out.
 
 Started by `admission`. Not kopf's own server: that takes 1 MiB of a request, less than an update of a large
 policy has (both objects, each with kubectl's copy of it), and is away while it takes a new certificate.
@@ -9,6 +9,7 @@ Protocol: admission.k8s.io/v1, AdmissionReview (k8s.io/api/admission/v1/types.go
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,10 @@ from aiohttp import web
 
 from ..crds.errors import Fault
 from ..crds.models import SecurityProfile, decode
+from ..crds.pods import PodObject
 from ..profiles.parser import fault_message
+from .gating import lacking
+from .pod_review import Known, PodAnswer, review_ephemeral, review_pod
 from .publisher import Publisher
 from .review import Answer, review
 
@@ -28,15 +32,20 @@ log = structlog.get_logger()
 
 PORT = 9443
 REVIEW_PATH = "/securityprofiles"
+# Of namespaces that have pods refused that name unknown profiles, and of those that don't.
+PODS_DENY_PATH, PODS_PATH = "/pods/deny", "/pods"
 # Two objects of up to 1.5 MiB each, which is what etcd takes.
 _REQUEST_BYTES = 4 << 20
 # Less than the configuration's timeoutSeconds: who waits hears why.
 _ANSWER_SECONDS = 27.0
 
 
-class _Request(msgspec.Struct, frozen=True):
+class _Request(msgspec.Struct, frozen=True, rename="camel"):
     uid: str
+    namespace: str = ""
+    sub_resource: str = ""
     object: dict[str, Any] | None = None
+    old_object: dict[str, Any] | None = None
 
 
 class _Review(msgspec.Struct, frozen=True):
@@ -63,6 +72,8 @@ class Webhook:
         app.add_routes(
             [
                 web.post(REVIEW_PATH, self._review),
+                web.post(PODS_PATH, self._pod),
+                web.post(PODS_DENY_PATH, self._pod),
                 web.get("/readyz", self._readyz),
                 web.get("/livez", self._livez),
             ]
@@ -93,11 +104,38 @@ class Webhook:
             return web.Response(status=400, text=f"no AdmissionReview of a SecurityProfile: {error}")
         answer, code = await self._answered(profile)
         log.info("review", profile=profile.metadata.name, refused=answer.refused)
-        response: dict[str, Any] = {"uid": request.uid, "allowed": not answer.refused}
-        if answer.refused:
-            response["status"] = {"code": code, "message": answer.refused}
-        if answer.warnings:
-            response["warnings"] = answer.warnings
+        return self._said(_response(request, answer, code))
+
+    async def _pod(self, asked: web.Request) -> web.Response:
+        """Answer what becomes of a pod; what can't be answered is let through: no pod waits for that."""
+        try:
+            request = msgspec.json.decode(await asked.read(), type=_Review).request
+            pod = decode(PodObject, request.object or {})
+            before = decode(PodObject, request.old_object or {})
+        except msgspec.MsgspecError as error:
+            log.error("unreadable question", error=str(error))
+            return web.Response(status=400, text=f"no AdmissionReview of a Pod: {error}")
+        try:
+            publisher, deny = self.publisher, asked.path == PODS_DENY_PATH
+            known = Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+            if request.sub_resource == "ephemeralcontainers":
+                answer = review_ephemeral(before, pod, known, deny_unknown=deny)
+            else:
+                answer = review_pod(request.object or {}, pod, known, deny_unknown=deny)
+        except Exception:  # a bug that one pod meets holds up no pod
+            log.exception("bug", namespace=request.namespace)
+            answer = PodAnswer(warnings=("Hauberk met a bug as it looked at the pod; its log has more",))
+        # the pods of a controller have no name yet
+        name = pod.metadata.name or pod.metadata.generate_name
+        gated = [one["path"] for one in answer.patch]
+        log.info("pod", namespace=request.namespace, name=name, refused=answer.refused, changed=gated)
+        response = _response(request, answer, 403)
+        if answer.patch:
+            patch = base64.b64encode(msgspec.json.encode(answer.patch)).decode()
+            response |= {"patchType": "JSONPatch", "patch": patch}
+        return self._said(response)
+
+    def _said(self, response: dict[str, Any]) -> web.Response:
         said = web.json_response(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         )
@@ -120,3 +158,13 @@ class Webhook:
         except Exception:  # a bug that one text meets is told, and ends nothing else
             log.exception("bug", profile=profile.metadata.name)
             return Answer("Hauberk met a bug while it checked the policy; its log has more"), 500
+
+
+def _response(request: _Request, answer: Answer | PodAnswer, code: int) -> dict[str, Any]:
+    """Return an AdmissionResponse; `code` is the HTTP status of a refusal."""
+    response: dict[str, Any] = {"uid": request.uid, "allowed": not answer.refused}
+    if answer.refused:
+        response["status"] = {"code": code, "message": answer.refused}
+    if answer.warnings:
+        response["warnings"] = answer.warnings
+    return response

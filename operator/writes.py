@@ -79,10 +79,47 @@ class LabelNode:
     labels: Mapping[str, str | None]
 
 
+@dataclass(frozen=True)
+class Untaint:
+    """Take the startup taint off a Node."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class PodOf:
+    """One pod: another one of the same name is not meant."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class OpenGate:
+    """Let a pod be scheduled, as far as it is up to Hauberk."""
+
+    pod: PodOf
+
+
+@dataclass(frozen=True)
+class TellOfPod:
+    """Record an Event on a pod, once for what it is `about`."""
+
+    pod: PodOf
+    reason: str
+    message: str
+    about: tuple[str, ...] = ()
+    warning: bool = False
+
+
 Write = (
     AddFinalizer
     | RemoveFinalizer
     | LabelNode
+    | Untaint
+    | OpenGate
+    | TellOfPod
     | CreateRevision
     | Extend
     | Place
@@ -99,5 +136,7 @@ def object_of(write: Write) -> str:
             return profile.metadata.name
         case CreateRevision(revision) | Extend(revision) | Collect(revision) | Entomb(revision):
             return revision.metadata.name
-        case Place(name) | DeleteRevision(name) | LabelNode(name):
+        case OpenGate(pod) | TellOfPod(pod):
+            return f"{pod.namespace}/{pod.name}"
+        case Place(name) | DeleteRevision(name) | LabelNode(name) | Untaint(name):
             return name

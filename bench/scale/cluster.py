@@ -199,7 +199,12 @@ class Cluster:
             await self.tell(number, remove=[name for name in names if self.where[name] == number])
 
     async def _make(self, node: Node) -> None:
-        labels = {"kubernetes.io/os": "linux", "kubernetes.io/hostname": node.name, LSM["AppArmor"]: "true"}
+        labels = {
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/hostname": node.name,
+            LSM["AppArmor"]: "true",
+            LSM["SELinux"]: "false",
+        }
         await self.send("POST", "/api/v1/nodes", {"metadata": {"name": node.name, "labels": labels}})
         await self._set_status(node, ready=False)
         name = f"agent-{node.name}"

@@ -116,22 +116,23 @@ class Cluster:
         self.core.delete_collection_node()
         self.api.delete_collection_cluster_custom_object(GROUP, VERSION, "profilenodes")
         self.api.delete_collection_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES)
-        for one in self._names(SECURITY_PROFILES):  # after the deletion nobody may put a finalizer on
+        for one in self.names(SECURITY_PROFILES):  # after the deletion nobody may put a finalizer on
             change = {"metadata": {"finalizers": None}}
             try:
                 self.api.patch_cluster_custom_object(GROUP, VERSION, SECURITY_PROFILES, one, change)
             except client.ApiException as error:
                 if error.status != 404:
                     raise
-        eventually(lambda: not self._names(SECURITY_PROFILES))
+        eventually(lambda: not self.names(SECURITY_PROFILES))
 
         def none_left() -> bool:
             self.api.delete_collection_cluster_custom_object(GROUP, VERSION, "profilerevisions")
-            return not self._names("profilerevisions")
+            return not self.names("profilerevisions")
 
         eventually(none_left)
 
-    def _names(self, plural: str) -> list[str]:
+    def names(self, plural: str) -> list[str]:
+        """Return the names of a kind's objects."""
         listed: Any = self.api.list_cluster_custom_object(GROUP, VERSION, plural)
         return [one["metadata"]["name"] for one in listed["items"]]
 

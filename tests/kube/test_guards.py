@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,10 +28,14 @@ from hauberk.crds.names import (
     APPARMOR,
     FINALIZER,
     FORCE_DELETE,
+    GATED_FOR,
     GROUP,
     LABEL_AGENT,
+    LABEL_GATED,
     LABEL_LSM,
     OPERATOR,
+    PENDING_TAINT,
+    POD_GATE,
     PROFILE_NODES,
     PROFILE_REVISIONS,
     SECURITY_PROFILES,
@@ -39,7 +44,15 @@ from hauberk.crds.names import (
 )
 from hauberk.daemonset.cluster import Cluster as AgentsCluster
 from hauberk.operator.operators_cluster import OperatorsCluster
-from hauberk.operator.writes import AddFinalizer, LabelNode, RemoveFinalizer
+from hauberk.operator.writes import (
+    AddFinalizer,
+    LabelNode,
+    OpenGate,
+    PodOf,
+    RemoveFinalizer,
+    TellOfPod,
+    Untaint,
+)
 from kubernetes import client
 from kubernetes.client import ApiException, CustomObjectsApi
 from lightkube import AsyncClient
@@ -537,7 +550,10 @@ def test_no_flag_comes_in_with_a_status(accounts: Accounts, api: CustomObjectsAp
 
 LABELLED = "guards-labelled"
 OWN = {LABEL_LSM[SELINUX]: "true", LABEL_AGENT: "selinux"}
-ONLY_LABELS = "hauberk: the operator may write labels of hauberk.dev on a Node and nothing else of it"
+ONLY_LABELS = (
+    "hauberk: the operator may write labels of hauberk.dev on a Node, and take its startup taint off, and "
+    "nothing else"
+)
 
 
 @pytest.fixture
@@ -549,8 +565,10 @@ def labelled(accounts: Accounts) -> Iterator[client.CoreV1Api]:
         annotations={"note": "yes"},
         finalizers=["guards.example.com/kept"],
     )
-    taint = client.V1Taint(key="guards", effect="NoSchedule")
-    accounts.core.create_node(client.V1Node(metadata=metadata, spec=client.V1NodeSpec(taints=[taint])))
+    accounts.core.create_node(client.V1Node(metadata=metadata))
+    # the API server gives new nodes one of its own
+    taints = {"taints": [taint(key) for key in ("guards", PENDING_TAINT, "more")]}
+    accounts.core.patch_node(LABELLED, merging({"spec": taints}))
     operators = client.CoreV1Api(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
 
     def in_force() -> None:
@@ -583,6 +601,48 @@ async def test_the_operator_sets_its_own_labels_and_takes_them_away(
     found = labelled.read_node(LABELLED)
     assert found.metadata.labels == {"pool": "a"}
     assert found.metadata.annotations == {"note": "yes"}
+
+
+async def test_the_operator_takes_the_startup_taint_off(
+    labelled: client.CoreV1Api, operator: OperatorsCluster
+) -> None:
+    for _ in range(2):
+        assert await operator.carry_out(Untaint(LABELLED))
+        found: Any = labelled.read_node(LABELLED)
+        assert [one.key for one in found.spec.taints] == ["guards", "more"]
+    back = {"spec": {"taints": [taint("guards"), taint("more"), taint(PENDING_TAINT)]}}
+    assert invalid(lambda: labelled.patch_node(LABELLED, merging(back))).endswith(ONLY_LABELS)
+    assert await operator.carry_out(Untaint("guards-nowhere"))
+
+
+def taint(key: str, effect: str = "NoSchedule") -> Object:
+    return {"key": key, "effect": effect}
+
+
+def merging(change: Object) -> list[Object]:
+    """Return a change of a node's spec as a JSON patch, which replaces lists."""
+    return [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in change["spec"].items()]
+
+
+@pytest.mark.parametrize(
+    "taints",
+    [
+        [],
+        [taint("guards"), taint("more"), taint("yet-another")],
+        [taint("guards"), taint(PENDING_TAINT)],
+        [taint("guards")],
+        [taint("guards", "NoExecute"), taint("more")],
+        [taint("guards"), taint(PENDING_TAINT, "NoExecute"), taint("more")],
+        [taint("guards"), taint(PENDING_TAINT), taint("more"), taint(PENDING_TAINT, "NoExecute")],
+    ],
+    ids=json.dumps,
+)
+def test_the_operator_touches_no_other_taint(
+    labelled: client.CoreV1Api, accounts: Accounts, taints: list[Object]
+) -> None:
+    change = merging({"spec": {"taints": taints}})
+    assert invalid(lambda: labelled.patch_node(LABELLED, change)).endswith(ONLY_LABELS)
+    accounts.core.patch_node(LABELLED, change, dry_run="All")  # it is not that nobody may
 
 
 async def test_a_node_that_is_gone_needs_no_label(operator: OperatorsCluster) -> None:
@@ -632,6 +692,169 @@ def test_the_operator_has_no_other_way_to_a_node(accounts: Accounts, labelled: c
         ("DELETE", f"/api/v1/nodes/{LABELLED}"),
         ("POST", "/api/v1/nodes"),
         ("GET", f"/api/v1/nodes/{LABELLED}/proxy/"),
+    ]
+    assert {one: accounts.ask(token, *one) for one in asked} == dict.fromkeys(asked, FORBIDDEN)
+
+
+# -- the operator opens its own gate, and changes nothing else of a pod -------------------------------
+
+GATED = "guards-gated"
+OTHERS_GATE = "example.com/quota"
+ONLY_GATE = (
+    "hauberk: the operator may take its own scheduling gate and label off a Pod and change nothing else of it"
+)
+
+
+# What the API server gives every pod; these can't be taken away by anyone.
+TOLERATED = [
+    {
+        "key": f"node.kubernetes.io/{key}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 300,
+    }
+    for key in ("not-ready", "unreachable")
+]
+
+
+def without(gate: str) -> Object:
+    return {"spec": {"schedulingGates": [{"$patch": "delete", "name": gate}]}}
+
+
+@pytest.fixture
+def gated(accounts: Accounts) -> Iterator[client.CoreV1Api]:
+    """Return the API with the operator's token, and have a pod with its gate; the policy is in force."""
+    accounts.core.create_namespaced_service_account(
+        PEOPLE, client.V1ServiceAccount(metadata=client.V1ObjectMeta(name=GATED))
+    )
+    container = client.V1Container(name="c", image="good")
+    pod = client.V1Pod(
+        metadata=client.V1ObjectMeta(
+            name=GATED,
+            labels={"app": "web", LABEL_GATED: "true"},
+            annotations={"note": "yes", GATED_FOR: "web"},
+        ),
+        spec=client.V1PodSpec(
+            service_account_name=GATED,
+            automount_service_account_token=False,
+            containers=[container],
+            init_containers=[client.V1Container(name="i", image="good")],
+            scheduling_gates=[client.V1PodSchedulingGate(name=one) for one in (OTHERS_GATE, POD_GATE)],
+        ),
+    )
+    accounts.core.create_namespaced_pod(PEOPLE, pod)
+    operators = client.CoreV1Api(accounts.connect(accounts.token(OPERATOR, SYSTEM)))
+
+    def in_force() -> None:
+        change = {"metadata": {"labels": {"app": "other"}}}
+        assert "hauberk-own-gate-only" in invalid(
+            lambda: operators.patch_namespaced_pod(GATED, PEOPLE, change, dry_run="All")
+        )
+
+    eventually(in_force)
+    yield operators
+    accounts.core.patch_namespaced_pod(GATED, PEOPLE, {"metadata": {"finalizers": None}})
+    accounts.core.delete_namespaced_pod(GATED, PEOPLE, grace_period_seconds=0)
+    accounts.core.delete_namespaced_service_account(GATED, PEOPLE)
+
+
+async def test_the_operator_opens_its_own_gate(
+    gated: client.CoreV1Api, operator: OperatorsCluster, accounts: Accounts
+) -> None:
+    before: Any = accounts.core.read_namespaced_pod(GATED, PEOPLE)
+    other = OpenGate(PodOf(PEOPLE, GATED, "00000000-0000-0000-0000-000000000000"))
+    assert await operator.carry_out(other)  # the one that is meant is gone, and this one is another
+    assert accounts.core.read_namespaced_pod(GATED, PEOPLE) == before
+    assert await operator.carry_out(OpenGate(PodOf(PEOPLE, GATED, before.metadata.uid)))
+    after: Any = accounts.core.read_namespaced_pod(GATED, PEOPLE)
+    assert [one.name for one in after.spec.scheduling_gates] == [OTHERS_GATE]
+    assert after.metadata.labels == {"app": "web"}
+    assert after.metadata.annotations == before.metadata.annotations
+    assert after.spec.containers == before.spec.containers
+    again = {"spec": {"schedulingGates": [{"name": POD_GATE}]}}
+    assert "schedulingGates" in invalid(lambda: gated.patch_namespaced_pod(GATED, PEOPLE, again))
+    assert await operator.carry_out(OpenGate(PodOf(PEOPLE, GATED, before.metadata.uid)))  # it is open
+
+
+async def test_a_pod_that_is_gone_needs_no_gate_opened(operator: OperatorsCluster) -> None:
+    assert await operator.carry_out(OpenGate(PodOf(PEOPLE, "guards-nowhere", "u")))
+
+
+async def test_an_event_on_a_pod_is_recorded_once(
+    gated: client.CoreV1Api, operator: OperatorsCluster, accounts: Accounts
+) -> None:
+    """Also by an operator that does not know what another one told."""
+    pod: Any = accounts.core.read_namespaced_pod(GATED, PEOPLE)
+    assert gated
+    told = TellOfPod(PodOf(PEOPLE, GATED, pod.metadata.uid), "Gated", "waits", ("web Updating",))
+    for write in (told, told, dataclasses.replace(told, about=("web PolicyRefused",))):
+        assert await operator.carry_out(write)
+    about = f"involvedObject.uid={pod.metadata.uid}"
+    events: Any = accounts.core.list_namespaced_event(PEOPLE, field_selector=about)
+    assert [(one.reason, one.message) for one in events.items] == [("Gated", "waits")] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"app": "other"}}},
+        {"metadata": {"labels": {"app": None}}},
+        {"metadata": {"labels": {"more": ""}}},
+        {"metadata": {"labels": {"hauberk.dev/more": ""}}},
+        {"metadata": {"labels": {LABEL_GATED: "false"}}},
+        {"metadata": {"annotations": {"note": "no"}}},
+        {"metadata": {"annotations": {"note": None}}},
+        {"metadata": {"annotations": {GATED_FOR: None}}},
+        {"metadata": {"finalizers": ["hauberk.dev/profile"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "u"}]}},
+        {"spec": {"containers": [{"name": "c", "image": "evil"}]}},
+        {"spec": {"initContainers": [{"name": "i", "image": "evil"}]}},
+        {"spec": {"tolerations": [*TOLERATED, {"key": "more", "operator": "Exists"}]}},
+        {"spec": {"activeDeadlineSeconds": 1}},
+        {"spec": {"nodeSelector": {"pool": "a"}}},
+        {
+            "spec": {
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]
+                        }
+                    }
+                }
+            }
+        },
+        without(OTHERS_GATE),
+        {"spec": {"schedulingGates": None}},
+        {**without(POD_GATE), "metadata": {"labels": {LABEL_GATED: None, "app": "other"}}},
+        {"spec": {**without(POD_GATE)["spec"], "containers": [{"name": "c", "image": "evil"}]}},
+    ],
+    ids=json.dumps,
+)
+def test_the_operator_changes_nothing_else_of_a_pod(
+    gated: client.CoreV1Api, accounts: Accounts, change: Object
+) -> None:
+    before: Any = accounts.core.read_namespaced_pod(GATED, PEOPLE)
+    assert invalid(lambda: gated.patch_namespaced_pod(GATED, PEOPLE, change)).endswith(ONLY_GATE)
+    after: Any = accounts.core.read_namespaced_pod(GATED, PEOPLE)
+    assert after == before
+    accounts.core.patch_namespaced_pod(GATED, PEOPLE, change, dry_run="All")  # it is not that nobody may
+
+
+def test_the_operator_has_no_other_way_to_a_pod(accounts: Accounts, gated: client.CoreV1Api) -> None:
+    assert gated
+    token = accounts.token(OPERATOR, SYSTEM)
+    one = f"/api/v1/namespaces/{PEOPLE}/pods/{GATED}"
+    asked = [
+        *(("POST", f"{one}/{what}") for what in ("binding", "eviction", "exec", "attach")),
+        *(("PATCH", f"{one}/{what}") for what in ("status", "ephemeralcontainers", "resize")),
+        ("GET", f"{one}/log"),
+        ("PUT", one),
+        ("DELETE", one),
+        ("POST", f"/api/v1/namespaces/{PEOPLE}/pods"),
+        ("DELETE", f"/api/v1/namespaces/{PEOPLE}/pods"),
+        ("POST", "/api/v1/namespaces"),
+        ("PATCH", f"/api/v1/namespaces/{PEOPLE}"),
+        ("DELETE", f"/api/v1/namespaces/{PEOPLE}/events"),
     ]
     assert {one: accounts.ask(token, *one) for one in asked} == dict.fromkeys(asked, FORBIDDEN)
 

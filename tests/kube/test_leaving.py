@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hauberk.crds.names import GATED_FOR, LABEL_GATED, POD_GATE
 from kubernetes import watch
 
 from tests.kube.conftest import CRDS, DEPLOY, Kubectl, deploy, wait_served
@@ -37,6 +38,27 @@ def test_an_operator_that_only_ends_keeps_its_finalizers(cluster: Cluster):
     assert finalizers(cluster, "kept") == FINALIZERS
 
 
+def gated(cluster: Cluster, kubectl: Kubectl) -> str:
+    """Return the name of a pod that waits for a profile which never comes."""
+    name = "leaving-gated"
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+    metadata = {"name": name, "labels": {LABEL_GATED: "true"}, "annotations": {GATED_FOR: "never"}}
+    spec = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": False,
+        "containers": [{"name": "c", "image": "none"}],
+        "schedulingGates": [{"name": POD_GATE}],
+    }
+    kubectl.ok("apply", "-f", "-", given=account)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    kubectl.ok("create", "-f", "-", given=pod)
+    about = f"involvedObject.name={name}"
+    eventually(lambda: cluster.core.list_namespaced_event("default", field_selector=about).items)
+    found: Any = cluster.core.read_namespaced_pod(name, "default")
+    assert [one.name for one in found.spec.scheduling_gates] == [POD_GATE]
+    return name
+
+
 @pytest.mark.parametrize(
     "what",
     [
@@ -57,9 +79,14 @@ def test_an_operator_that_is_taken_away_lets_everything_go(
     cluster.delete("securityprofiles", "deleted")
     eventually(lambda: cluster.revisions("deleted")[0]["spec"]["placement"]["withdrawn"])
 
+    waiting = gated(cluster, kubectl)
+
     kubectl.ok("delete", "--ignore-not-found", *what)
     cluster.stop()
 
+    pod: Any = cluster.core.read_namespaced_pod(waiting, "default")
+    assert pod.spec.scheduling_gates is None
+    cluster.core.delete_namespaced_pod(waiting, "default", grace_period_seconds=0)
     assert finalizers(cluster, "free") == ["test/other"]
     assert not cluster.revisions("free")[0]["spec"]["placement"]["withdrawn"]
     assert cluster.is_gone("securityprofiles", "deleted")

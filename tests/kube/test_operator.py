@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hauberk.crds.names import PENDING_TAINT
 from kubernetes import client
 
 from lab.controlplane import ControlPlane
@@ -277,18 +278,19 @@ def module(cluster: Cluster, name: str) -> str:
 
 
 def test_nodes_are_labelled_by_what_they_are_and_need(cluster: Cluster):
+    fedoras = {"lsm-apparmor": "false", "lsm-selinux": "true"}
     cluster.tell("one", {"lsms": ["apparmor"], "appArmor": {"enabled": True}}, appArmor={})
     cluster.tell("two", FEDORA)
-    eventually(lambda: labels(cluster, "one") == {"lsm-apparmor": "true"})
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+    eventually(lambda: labels(cluster, "one") == {"lsm-apparmor": "true", "lsm-selinux": "false"})
+    eventually(lambda: labels(cluster, "two") == fedoras)
     found: Any = cluster.core.read_node("two")
     everything_is_seen_without_nodes(cluster)
     again: Any = cluster.core.read_node("two")
     assert again.metadata.resource_version == found.metadata.resource_version
 
     digest = module(cluster, "logger")
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"})
-    assert labels(cluster, "one") == {"lsm-apparmor": "true"}
+    eventually(lambda: labels(cluster, "two") == {**fedoras, "agent": "selinux"})
+    assert labels(cluster, "one") == {"lsm-apparmor": "true", "lsm-selinux": "false"}
     eventually(lambda: cluster.ready("logger") == ("False", "Updating"))
     held = {"profiles": {"logger": f"{digest}/enforcing/0123456789"}}
     cluster.tell("two", FEDORA, selinux=held, seccomp={})
@@ -301,10 +303,40 @@ def test_nodes_are_labelled_by_what_they_are_and_need(cluster: Cluster):
     in_use = {"revision": digest, "reason": "InUse", "message": "1 task runs as logger.process"}
     cluster.tell("two", FEDORA, selinux={**held, "problems": {"logger": in_use}})
     eventually(lambda: "1 task runs as logger.process" in cluster.message("logger"))
-    assert labels(cluster, "two") == {"lsm-selinux": "true", "agent": "selinux"}
+    assert labels(cluster, "two") == {**fedoras, "agent": "selinux"}
     cluster.tell("two", FEDORA, selinux={}, seccomp={})
     eventually(lambda: cluster.is_gone("securityprofiles", "logger"))
-    eventually(lambda: labels(cluster, "two") == {"lsm-selinux": "true"})
+    eventually(lambda: labels(cluster, "two") == fedoras)
+
+
+def taints(cluster: Cluster, node: str) -> set[str]:
+    found: Any = cluster.core.read_node(node)
+    return {one.key for one in found.spec.taints or []}
+
+
+def test_a_new_node_is_closed_until_it_holds_every_profile(cluster: Cluster):
+    held = {name: publish(cluster, name) for name in ("first", "second")}
+    spec = client.V1NodeSpec(
+        taints=[client.V1Taint(key=key, effect="NoSchedule") for key in (PENDING_TAINT, "others")]
+    )
+    cluster.core.create_node(client.V1Node(metadata=client.V1ObjectMeta(name="new"), spec=spec))
+    cluster.node("new")
+    everything_is_seen(cluster)
+    assert PENDING_TAINT in taints(cluster, "new")  # its agent has told nothing
+    cluster.report("new", first=held["first"])
+    everything_is_seen(cluster)
+    assert PENDING_TAINT in taints(cluster, "new")
+    # what everything_is_seen applied is meant for the new node as well: it has to hold that too
+    for name in list(cluster.names("securityprofiles")):
+        held[name] = cluster.revisions(name)[0]["spec"]["content"]["digest"]
+    everything: Any = {name.replace("-", "_"): digest for name, digest in held.items()}
+    cluster.report("new", **everything)
+    eventually(lambda: PENDING_TAINT not in taints(cluster, "new"))
+    assert "others" in taints(cluster, "new")
+    # and nobody closes it again
+    cluster.report("new")
+    everything_is_seen(cluster)
+    assert PENDING_TAINT not in taints(cluster, "new")
 
 
 def everything_is_seen_without_nodes(cluster: Cluster) -> None:

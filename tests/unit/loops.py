@@ -8,6 +8,7 @@ from typing import Any
 from hauberk.crds.errors import BusyFault, ClusterFault
 from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
 from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
+from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
 from hauberk.operator.snapshot import Store
 from hauberk.operator.writes import CreateRevision, Entomb, LabelNode, RemoveFinalizer, Write
@@ -31,6 +32,7 @@ class Api:
         self.late: set[type[Write]] = set()
         self.busy = False
         self.written: list[str] = []
+        self.gated: list[PodObject] = []
         self.while_writing: Any = None
 
     async def store(self) -> Store:
@@ -47,6 +49,12 @@ class Api:
             if self.while_listing:
                 self.while_listing()
             yield body
+
+    async def gated_pods(self) -> AsyncIterator[PodObject]:
+        for pod in self.gated:
+            if "pods" in self.refused:
+                raise ClusterFault(Reason.PROGRESSING, "can't be listed")
+            yield pod
 
     async def carry_out(self, write: Write) -> bool:
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:

@@ -7,14 +7,33 @@ from typing import Any, cast
 
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault
-from hauberk.crds.models import Content, Metadata, Placement, ProfileRevision, RevisionSpec, encode
-from hauberk.crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from hauberk.crds.models import Content, Metadata, Placement, ProfileRevision, RevisionSpec, decode, encode
+from hauberk.crds.names import (
+    FINALIZER,
+    GATED_FOR,
+    LABEL_GATED,
+    PENDING_TAINT,
+    POD_GATE,
+    PROFILE_NODES,
+    PROFILE_REVISIONS,
+    SECURITY_PROFILES,
+)
+from hauberk.crds.pods import PodObject
 from hauberk.operator import controller as controllers
 from hauberk.operator.controller import Controller
+from hauberk.operator.gates import PATIENCE_SECONDS
 from hauberk.operator.operators_cluster import OperatorsCluster
 from hauberk.operator.pace import DISTANCES, PER_SECOND
 from hauberk.operator.snapshot import Store
-from hauberk.operator.writes import AddFinalizer, LabelNode, RemoveFinalizer
+from hauberk.operator.writes import (
+    AddFinalizer,
+    LabelNode,
+    OpenGate,
+    PodOf,
+    RemoveFinalizer,
+    TellOfPod,
+    Untaint,
+)
 
 from tests.unit.loops import Api, body, going, report
 
@@ -214,7 +233,7 @@ async def test_nodes_are_labelled_and_one_that_refuses_holds_no_other_up(api: Ap
     api.refused = {"n1"}
     with pytest.raises(ClusterFault):
         await controller.reconcile()
-    labels = {"hauberk.dev/lsm-selinux": "true"}
+    labels = {"hauberk.dev/lsm-apparmor": "false", "hauberk.dev/lsm-selinux": "true"}
     assert api.writes == [LabelNode("n2", labels), LabelNode("n3", labels)]
 
 
@@ -584,3 +603,119 @@ async def test_the_store_is_known_from_the_first_list_on(api: Api):
     assert controller.snapshot().store == Store()
     await controller.relist()
     assert controller.snapshot().store == Store("here")
+
+
+# --- pods that wait ---
+
+
+def a_gated_pod(profile: str) -> PodObject:
+    metadata = {
+        "name": "web-0",
+        "namespace": "shop",
+        "uid": "u",
+        "labels": {LABEL_GATED: "true"},
+        "annotations": {GATED_FOR: profile},
+    }
+    return decode(PodObject, {"metadata": metadata, "spec": {"schedulingGates": [{"name": POD_GATE}]}})
+
+
+OPENED = OpenGate(PodOf("shop", "web-0", "u"))
+
+
+async def test_a_gate_is_opened_in_the_round_that_calls_the_profile_available(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 2)
+    publish(controller, "a")
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("a"), nodes.now)
+    await controller.reconcile()
+    assert OPENED not in api.writes
+    nodes.report(0, "a")
+    await controller.reconcile()
+    await controller.reconcile()
+    assert api.writes.count(OPENED) == 1
+
+
+async def test_who_waits_for_its_turn_opens_nothing_and_tells_nothing(api: Api):
+    controller = controller_of(api)
+    controller.leads = lambda: False
+    nodes = Nodes(controller, 1)
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("never"), nodes.now)
+    nodes.now += 100.0
+    await controller.reconcile()
+    assert api.writes == []
+
+
+async def test_the_loop_wakes_up_to_tell_of_a_pod_that_waits(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("never"), nodes.now)
+    await controller.reconcile()
+    assert controller.due == nodes.now + PATIENCE_SECONDS
+    nodes.now = controller.due
+    await controller.reconcile()
+    assert [one.reason for one in api.writes if isinstance(one, TellOfPod)] == ["Gated"]
+
+
+async def test_who_is_uninstalled_opens_all_gates(api: Api):
+    controller = controller_of(api)
+    api.going, api.gated = True, [a_gated_pod("never")]
+    await controller.let_go()
+    assert api.writes == [OPENED]
+
+
+async def test_gates_that_can_not_be_opened_hold_no_finalizer_up(api: Api):
+    controller = controller_of(api)
+    api.going, api.gated, api.refused = True, [a_gated_pod("never")], {"pods"}
+    api.listed = {SECURITY_PROFILES: [body("a")]}
+    await controller.let_go()
+    assert [type(one) for one in api.writes] == [RemoveFinalizer]
+
+
+async def test_who_only_ends_opens_none(api: Api):
+    controller = controller_of(api)
+    api.gated = [a_gated_pod("never")]
+    await controller.let_go()
+    assert api.writes == []
+
+
+async def test_the_startup_taint_comes_off_once_the_node_is_labelled_and_holds_everything(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a")
+
+    def tainted(labels: dict[str, str]) -> None:
+        node = {
+            "metadata": {
+                "name": "n0",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": labels,
+            },
+            "spec": {"taints": [{"key": PENDING_TAINT, "effect": "NoSchedule"}]},
+            "status": {
+                "nodeInfo": {"bootID": "n0"},
+                "conditions": [
+                    {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+                ],
+            },
+        }
+        controller.seen("nodes", "n0", node, deleted=False)
+
+    def reported(*profiles: str) -> None:
+        facts = {"lsms": ["apparmor"], "appArmor": {"enabled": True}}
+        held = {"profiles": dict.fromkeys(profiles, "0123456789/enforce/aa")}
+        status = {"bootID": "n0", "facts": facts, "appArmor": held}
+        controller.seen(PROFILE_NODES, "n0", {"metadata": {"name": "n0"}, "status": status}, deleted=False)
+
+    assert nodes.number == 1
+    tainted({})
+    reported("a")
+    await controller.reconcile()
+    labels = {"hauberk.dev/lsm-apparmor": "true", "hauberk.dev/lsm-selinux": "false"}
+    assert api.writes == [LabelNode("n0", labels)]
+    tainted(labels)
+    reported()
+    await controller.reconcile()
+    assert Untaint("n0") not in api.writes
+    reported("a")
+    await controller.reconcile()
+    assert api.writes[-1] == Untaint("n0")

@@ -18,10 +18,17 @@ from hauberk.crds.names import (
     AGENT,
     AGENT_SELINUX,
     FORCE_DELETE,
+    GATE_ENABLED,
     GROUP,
+    LABEL_GATED,
+    LABEL_POD_GATE,
+    LABEL_UNKNOWN_PROFILE,
     OPERATOR,
+    POD_GATE,
+    POD_GATE_WEBHOOK,
+    UNKNOWN_DENIED,
 )
-from hauberk.operator.webhook import PORT, REVIEW_PATH
+from hauberk.operator.webhook import PODS_DENY_PATH, PODS_PATH, PORT, REVIEW_PATH
 
 from lab import binaries
 
@@ -104,6 +111,8 @@ def test_what_outlives_the_operator():
         ("ServiceAccount", OPERATOR),
         ("ClusterRole", "hauberk-let-go"),
         ("ClusterRoleBinding", "hauberk-let-go"),
+        ("ValidatingAdmissionPolicy", "hauberk-own-gate-only"),
+        ("ValidatingAdmissionPolicyBinding", "hauberk-own-gate-only"),
         ("ValidatingAdmissionPolicy", "hauberk-guarded-flags"),
         ("ValidatingAdmissionPolicyBinding", "hauberk-guarded-flags"),
     }
@@ -112,10 +121,12 @@ def test_what_outlives_the_operator():
     assert "CustomResourceDefinition" not in {kind for kind, _ in going}
 
 
-def test_an_operator_that_leaves_may_take_its_finalizers_off_and_nothing_else():
+def test_an_operator_that_leaves_may_take_its_finalizers_and_gates_off_and_nothing_else():
     assert rules("ClusterRole", "hauberk-let-go") == {
         (GROUP, "securityprofiles", "list"),
         (GROUP, "securityprofiles", "patch"),
+        ("", "pods", "list"),
+        ("", "pods", "patch"),
     }
     (bound,) = one("ClusterRoleBinding", "hauberk-let-go")["subjects"]
     assert bound == {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "hauberk-system"}
@@ -158,7 +169,7 @@ def test_every_binding_has_its_role_and_account():
 
 def test_all_is_in_the_operators_namespace():
     spaces = {each["metadata"].get("namespace") for each in OBJECTS} - {None}
-    assert spaces == {"hauberk-system", "default"}
+    assert spaces == {"hauberk-system"}
     (namespace,) = [each for each in OBJECTS if each["kind"] == "Namespace"]
     assert namespace["metadata"]["name"] == "hauberk-system"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
@@ -188,14 +199,19 @@ def test_the_operator_may_do_what_its_code_does():
         not {(GROUP, "profilerevisions", verb) for verb in ("create", "patch", "update", "delete")} & granted
     )
     assert {(GROUP, "securityprofiles", "patch"), (GROUP, "securityprofiles/status", "patch")} <= granted
-    assert ("", "events", "create") in rules("Role", "hauberk-operator-events")
+    assert {(kind, verb) for group, kind, verb in granted if group == ""} == {
+        *(("nodes", verb) for verb in ("get", "list", "watch", "patch")),
+        *(("pods", verb) for verb in ("list", "watch", "patch")),
+        ("namespaces", "list"),
+        ("events", "create"),
+    }
     assert ("apps", "deployments", "get") in rules("Role", OPERATOR)
     leases = {
         tuple(each["verbs"]): each.get("resourceNames")
         for each in one("Role", OPERATOR)["rules"]
         if each["resources"] == ["leases"]
     }
-    assert leases == {("create",): None, ("get", "update"): [OPERATOR]}
+    assert leases == {("create",): None, ("get", "update"): [OPERATOR], ("get",): [ADMISSION]}
     (definitions,) = [
         each
         for each in one("ClusterRole", OPERATOR)["rules"]
@@ -225,6 +241,7 @@ def test_the_admission_may_publish_and_keep_its_authority_and_nothing_else():
         (GROUP, "securityprofiles/status", "patch"),
         ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "get"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "get"),
     }
     assert named("Role", ADMISSION) == {
         ("secrets", "get"): [ADMISSION],
@@ -236,8 +253,10 @@ def test_the_admission_may_publish_and_keep_its_authority_and_nothing_else():
         ("leases", "update"): [ADMISSION],
     }
     assert named("ClusterRole", ADMISSION)["validatingwebhookconfigurations", "get"] == [ADMISSION]
+    assert named("ClusterRole", ADMISSION)["mutatingwebhookconfigurations", "get"] == [POD_GATE_WEBHOOK]
     # who may write it can have every object of the cluster sent to it: not where hostile texts are
     assert named("ClusterRole", OPERATOR)["validatingwebhookconfigurations", "patch"] == [ADMISSION]
+    assert named("ClusterRole", OPERATOR)["mutatingwebhookconfigurations", "patch"] == [POD_GATE_WEBHOOK]
 
 
 def test_the_webhook_is_where_its_configuration_says():
@@ -256,6 +275,41 @@ def test_the_webhook_is_where_its_configuration_says():
     assert webhook["failurePolicy"] == "Fail"
     (rule,) = webhook["rules"]
     assert (rule["apiGroups"], rule["resources"]) == ([GROUP], ["securityprofiles"])
+
+
+def test_pods_are_held_up_by_nobody_who_is_away():
+    webhooks = one("MutatingWebhookConfiguration", POD_GATE_WEBHOOK)["webhooks"]
+    service = one("ValidatingWebhookConfiguration", ADMISSION)["webhooks"][0]["clientConfig"]["service"]
+    paths = {}
+    for each in webhooks:
+        assert each["failurePolicy"] == "Ignore"
+        assert each["timeoutSeconds"] == 3
+        assert each["sideEffects"] == "None"
+        assert each["reinvocationPolicy"] == "IfNeeded"
+        assert {(rule["operations"][0], *rule["resources"], rule["scope"]) for rule in each["rules"]} == {
+            ("CREATE", "pods", "Namespaced"),
+            ("UPDATE", "pods/ephemeralcontainers", "Namespaced"),
+        }
+        assert all(rule["apiGroups"] == [""] and len(rule["operations"]) == 1 for rule in each["rules"])
+        assert [one["name"] for one in each["matchConditions"]] == ["is-to-be-scheduled", "names-a-profile"]
+        selector = each["namespaceSelector"]
+        assert selector["matchLabels"] == {LABEL_POD_GATE: GATE_ENABLED}
+        (unknown,) = selector["matchExpressions"]
+        assert (unknown["key"], unknown["values"]) == (LABEL_UNKNOWN_PROFILE, [UNKNOWN_DENIED])
+        paths[unknown["operator"]] = each["clientConfig"]["service"]
+    assert paths == {"NotIn": {**service, "path": PODS_PATH}, "In": {**service, "path": PODS_DENY_PATH}}
+
+
+def test_the_operator_opens_its_own_gate():
+    """What the rules do is tried in tests/kube/test_guards.py; here, that they name what the code names."""
+    policy = one("ValidatingAdmissionPolicy", "hauberk-own-gate-only")["spec"]
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert (rule["operations"], rule["resources"]) == (["UPDATE"], ["pods"])
+    (condition,) = policy["matchConditions"]
+    assert f":{OPERATOR}'" in condition["expression"]
+    (check,) = policy["validations"]
+    assert f"name == '{POD_GATE}'" in check["expression"]
+    assert f"key == '{LABEL_GATED}'" in check["expression"]
 
 
 LIFTING = {"adopt", "allow-attachment", "allow-host-types", "force-delete"}
@@ -353,6 +407,7 @@ def test_every_policy_is_in_force():
     assert policies == {
         "hauberk-own-node-only",
         "hauberk-own-labels-only",
+        "hauberk-own-gate-only",
         "hauberk-guarded-flags",
         "hauberk-accepted-only",
     }
@@ -379,6 +434,7 @@ def test_the_page_on_security_names_what_is_granted():
     assert policies == {
         "own-node-only.yaml",
         "own-labels-only.yaml",
+        "own-gate-only.yaml",
         "guarded-flags.yaml",
         "accepted-only.yaml",
     }

@@ -71,8 +71,11 @@ from hauberk.operator.writes import (
     Entomb,
     Extend,
     LabelNode,
+    OpenGate,
     Place,
     RemoveFinalizer,
+    TellOfPod,
+    Untaint,
     Write,
 )
 from hauberk.profiles.check import Accepted
@@ -329,8 +332,8 @@ def told(write: Write) -> str:
             return f"DeleteRevision {name}"
         case Collect(revision):
             return f"Collect {revision.metadata.name}"
-        case LabelNode(name):
-            raise AssertionError(f"{name} is not for the admission to label")
+        case LabelNode() | Untaint() | OpenGate() | TellOfPod():
+            raise AssertionError("nodes and pods are not for the admission to write")
 
 
 def _placed(placement: Placement) -> str:
@@ -526,8 +529,8 @@ def applied(snapshot: Judged, writes: list[Write]) -> Judged:  # noqa: C901 - a 
             case Collect(revision):
                 assert revision.spec.profile_uid not in {one.metadata.uid for one in profiles.values()}
                 revisions.pop(revision.metadata.name, None)
-            case LabelNode():
-                pytest.fail("nodes are not for the admission to label")
+            case LabelNode() | Untaint() | OpenGate() | TellOfPod():
+                pytest.fail("nodes and pods are not for the admission to write")
             case Entomb(stone):
                 assert stone.metadata.name not in revisions
                 asked_for = [one for one in profiles.values() if one.metadata.deletion_timestamp is None]

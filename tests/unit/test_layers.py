@@ -32,7 +32,7 @@ ONLY = {
     "kopf": {"operator/handlers.py"},
     "lightkube": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        *("operator/main.py", "operator/admission.py"),
+        *("operator/main.py", "operator/admission.py", "operator/gated_pods.py"),
         "cli/cluster.py",
     },
     "aiohttp": {"operator/webhook.py"},
@@ -40,7 +40,7 @@ ONLY = {
     "kubernetes": set[str](),
     "httpx2": {
         *("operator/cluster.py", "operator/operators_cluster.py", "operator/admissions_cluster.py"),
-        "daemonset/api.py",
+        *("operator/gated_pods.py", "daemonset/api.py"),
         "cli/cluster.py",
     },
     "jinja2": {"profiles/template.py", "operator/agents.py"},
@@ -67,6 +67,8 @@ PURE = {
     *("operator/snapshot.py", "operator/agents.py", "operator/writes.py", "operator/finalizers.py"),
     *("operator/acceptance.py", "operator/certificates.py", "operator/node_labels.py"),
     *("operator/deltas.py", "operator/pace.py", "operator/sharing.py"),
+    *("operator/gating.py", "operator/pod_review.py", "operator/answers.py", "operator/gates.py"),
+    "operator/taints.py",
     *("cli/states.py", "cli/views.py", "cli/waiting.py", "cli/differences.py", "cli/tables.py"),
     *("cli/why.py", "cli/causes.py", "cli/naming.py", "cli/spelling.py", "cli/pods.py", "cli/podfiles.py"),
 }

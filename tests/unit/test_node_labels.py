@@ -84,24 +84,28 @@ def changed(
 @pytest.mark.parametrize(
     ("lsms", "labels"),
     [
-        ("capability apparmor", {OF_APPARMOR: "true"}),
-        ("capability selinux", {OF_SELINUX: "true"}),
+        ("capability apparmor", {OF_APPARMOR: "true", OF_SELINUX: "false"}),
+        ("capability selinux", {OF_APPARMOR: "false", OF_SELINUX: "true"}),
         ("selinux apparmor", {OF_APPARMOR: "true", OF_SELINUX: "true"}),
-        ("capability", None),
+        ("capability", {OF_APPARMOR: "false", OF_SELINUX: "false"}),
     ],
 )
-def test_a_node_gets_the_labels_of_its_modules(lsms: str, labels: dict[str, str] | None):
+def test_a_node_gets_the_labels_of_its_modules(lsms: str, labels: dict[str, str]):
     assert changed(a_report(lsms)) == labels
 
 
-def test_a_module_that_is_gone_takes_its_label_along():
+def test_a_module_that_is_gone_is_known_to_be_lacking():
     before = {OF_APPARMOR: "true", OF_SELINUX: "true", LABEL_AGENT: "selinux", "pool": "a"}
-    assert changed(a_report("capability apparmor"), a_node(before)) == {OF_SELINUX: None, LABEL_AGENT: None}
+    assert changed(a_report("capability apparmor"), a_node(before)) == {
+        OF_SELINUX: "false",
+        LABEL_AGENT: None,
+    }
 
 
 def test_what_someone_made_of_a_label_is_put_right():
-    before = {OF_SELINUX: "no", LABEL_AGENT: "other"}
-    assert changed(a_report(), a_node(before)) == {OF_SELINUX: "true", LABEL_AGENT: None}
+    before = {OF_APPARMOR: "true", OF_SELINUX: "no", LABEL_AGENT: "other"}
+    put_right = {OF_APPARMOR: "false", OF_SELINUX: "true", LABEL_AGENT: None}
+    assert changed(a_report(), a_node(before)) == put_right
 
 
 @pytest.mark.parametrize(
@@ -128,8 +132,8 @@ def test_the_privileged_agent_is_where_something_needs_it_and_until_it_is_gone(
     types: tuple[str, ...], published: str, section: dict[str, Section], needed: bool
 ):
     report = a_report(selinux=section.get("selinux"), seccomp=section.get("seccomp"))
-    with_it = {OF_SELINUX: "true", LABEL_AGENT: "selinux"}
-    without = {OF_SELINUX: "true"}
+    without = {OF_APPARMOR: "false", OF_SELINUX: "true"}
+    with_it = {**without, LABEL_AGENT: "selinux"}
     if needed:
         assert changed(report, a_node(without), *types, published=published) == {LABEL_AGENT: "selinux"}
         assert changed(report, a_node(with_it), *types, published=published) is None
@@ -141,7 +145,7 @@ def test_the_privileged_agent_is_where_something_needs_it_and_until_it_is_gone(
 @pytest.mark.parametrize("kind", [SELINUX, SECCOMP])
 def test_a_node_without_selinux_has_the_other_agent_whatever_there_is(kind: str):
     report = a_report("apparmor", seccomp=Section(profiles={"p": "d1/enforce/aa"}))
-    assert changed(report, a_node(), kind) == {OF_APPARMOR: "true"}
+    assert changed(report, a_node(), kind) == {OF_APPARMOR: "true", OF_SELINUX: "false"}
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
-"""The admission's HTTPS server: whom the API server stays connected to."""
+"""The admission's HTTPS server: what it answers, and whom the API server stays connected to."""
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httpx2
 import pytest
+from hauberk.crds.models import SecurityProfile, decode
+from hauberk.crds.names import APPARMOR, SECURITY_PROFILES
 from hauberk.operator import certificates
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.judging import Judging
 from hauberk.operator.publisher import Publisher
-from hauberk.operator.webhook import REVIEW_PATH, Webhook
+from hauberk.operator.webhook import PODS_DENY_PATH, PODS_PATH, REVIEW_PATH, Webhook
 from hauberk.profiles.check import Judge
 from hauberk.profiles.parser import Parser
 from hauberk.profiles.rendering import Renderer
@@ -60,3 +64,122 @@ async def test_only_who_publishes_is_asked_again(
         await judging.close()
     assert said.json()["response"]["allowed"]
     assert (said.headers.get("Connection") == "close") == last
+
+
+# --- pods ---------------------------------------------------------------------------------------------------
+
+
+def pod(apparmor: str = "", seccomp: str = "") -> dict[str, Any]:
+    context: dict[str, Any] = {}
+    if apparmor:
+        context["appArmorProfile"] = {"type": "Localhost", "localhostProfile": apparmor}
+    if seccomp:
+        context["seccompProfile"] = {"type": "Localhost", "localhostProfile": seccomp}
+    return {
+        "metadata": {"generateName": "web-"},
+        "spec": {"containers": [{"name": "c", "securityContext": context}]},
+    }
+
+
+async def answers(
+    parser: Parser, folder: Path, path: str, *asked: dict[str, Any], publisher: Any = None
+) -> list[Any]:
+    """Return what is answered to requests about pods, where there is a SecurityProfile `a`."""
+    served, trusting = contexts(folder)
+    judging = Judging(Judge(parser, Renderer()))
+    made = publisher or Publisher(cast("AdmissionsCluster", Api()), judging=judging)
+    if publisher is None:
+        made.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    (port,) = free_ports(1)
+    webhook = Webhook(made, served, lambda: True, port)
+    await webhook.start()
+    try:
+        async with httpx2.AsyncClient(
+            verify=trusting, base_url=f"https://localhost:{webhook.port}"
+        ) as client:
+            return [await client.post(path, json={"request": {"uid": "u", **one}}) for one in asked]
+    finally:
+        await webhook.stop()
+        await judging.close()
+
+
+async def test_a_pod_that_waits_is_changed_by_a_json_patch(parser: Parser, tmp_path: Path):
+    (said,) = await answers(parser, tmp_path, PODS_PATH, {"object": pod("a"), "namespace": "shop"})
+    response = said.json()["response"]
+    patch = json.loads(base64.b64decode(response.pop("patch")))
+    assert {one["path"] for one in patch} == {
+        "/spec/schedulingGates",
+        "/metadata/labels",
+        "/metadata/annotations",
+    }
+    assert response == {
+        "uid": "u",
+        "allowed": True,
+        "patchType": "JSONPatch",
+        "warnings": ["the pod is not scheduled before a node holds SecurityProfile a"],
+    }
+
+
+@pytest.mark.parametrize("path", [PODS_PATH, PODS_DENY_PATH])
+async def test_an_unknown_profile_is_refused_by_one_path_and_warned_of_by_the_other(
+    parser: Parser, tmp_path: Path, path: str
+):
+    ephemeral = pod()
+    context = {"seccompProfile": {"type": "Localhost", "localhostProfile": "hauberk/x.json"}}
+    ephemeral["spec"] |= {
+        "nodeName": "n",
+        "ephemeralContainers": [{"name": "e", "securityContext": context}],
+    }
+    asked = [
+        {"object": pod(seccomp="hauberk/x.json")},
+        {"object": ephemeral, "oldObject": pod(), "subResource": "ephemeralcontainers"},
+        {"object": ephemeral, "oldObject": ephemeral, "subResource": "ephemeralcontainers"},
+        {"object": pod("cri-containerd.apparmor.d")},
+    ]
+    *unknown, known, foreign = [
+        one.json()["response"] for one in await answers(parser, tmp_path, path, *asked)
+    ]
+    for response in unknown:
+        assert response["allowed"] is (path == PODS_PATH)
+        told = response["warnings"][0] if response["allowed"] else response["status"]["message"]
+        assert "no SecurityProfile defines the seccomp profile hauberk/x.json" in told
+        assert "patch" not in response
+    assert known == foreign == {"uid": "u", "allowed": True}
+
+
+async def test_a_bug_holds_up_no_pod(parser: Parser, tmp_path: Path):
+    class Broken:
+        profiles: ClassVar[dict[str, Any]] = {}
+        reports: ClassVar[dict[str, Any]] = {}
+
+        def owners(self) -> dict[str, Any]:
+            raise RuntimeError("planted")
+
+        def leads(self) -> bool:
+            return True
+
+    (said,) = await answers(
+        parser, tmp_path, PODS_DENY_PATH, {"object": pod("a")}, publisher=cast("Publisher", Broken())
+    )
+    response = said.json()["response"]
+    assert response["allowed"]
+    assert "met a bug" in response["warnings"][0]
+
+
+async def test_a_question_that_is_none_is_refused(parser: Parser, tmp_path: Path):
+    (said,) = await answers(parser, tmp_path, PODS_PATH, {"object": {"spec": {"containers": 1}}})
+    assert said.status_code == 400  # and the API server, told to ignore failures, lets the pod through
+
+
+async def test_who_owns_a_name_is_made_anew_when_something_changed(parser: Parser):
+    judging = Judging(Judge(parser, Renderer()))
+    publisher = Publisher(cast("AdmissionsCluster", Api()), judging=judging)
+    assert publisher.owners() == {}
+    assert publisher.owners() is publisher.owners()
+    one = body("a", "profile other { }")
+    await judging.judged(decode(SecurityProfile, one), {})
+    publisher.seen(SECURITY_PROFILES, "a", one, deleted=False)
+    assert publisher.owners() == {(APPARMOR, "other"): "a"}
+    publisher.seen(SECURITY_PROFILES, "a", {}, deleted=True)
+    assert publisher.owners() == {}
+    await judging.close()

@@ -1,0 +1,87 @@
+"""Answers what becomes of a new pod: it waits, it is kept to some nodes, or it goes on. Pure.
+
+Called by `webhook`, for pods of namespaces that ask for it. Whether what looks like Hauberk's and is unknown
+is refused is the namespace's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..crds.models import SecurityProfile
+from ..crds.names import APPARMOR, SECCOMP, SELINUX
+from ..crds.pods import Named, PodObject, named
+from . import gating
+from .answers import cut
+
+_KINDS = {APPARMOR: "AppArmor profile", SECCOMP: "seccomp profile", SELINUX: "SELinux type"}
+
+
+@dataclass(frozen=True)
+class PodAnswer:
+    """What is said of a pod, and what is changed of it.
+
+    Attributes:
+        refused: why it may not be created, in one sentence; empty where it may.
+        warnings: what its author should know all the same.
+        patch: a JSON patch.
+    """
+
+    refused: str = ""
+    warnings: tuple[str, ...] = ()
+    patch: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of profiles as a pod is looked at.
+
+    Attributes:
+        profiles: the SecurityProfiles by name.
+        owners: of the names that they define.
+        lacking: the types of profiles that not all nodes can hold.
+    """
+
+    profiles: Mapping[str, SecurityProfile]
+    owners: gating.Owners
+    lacking: frozenset[str] = field(default_factory=frozenset[str])
+
+
+def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
+    """Return what to say of a pod and to change of it; `raw` is the object that `pod` was read from."""
+    if gating.is_of_no_concern(pod):
+        return PodAnswer()
+    found = gating.find(pod, known.profiles, known.owners)
+    missing = _missing(found.unknown)
+    if missing and deny_unknown:
+        return PodAnswer(refused="; ".join(missing))
+    waits = found.waits_for
+    told = (f"the pod is not scheduled before a node holds {_listed(waits)}",) if waits else ()
+    wanted = gating.requirements(found.managed.values(), known.lacking)
+    return PodAnswer(
+        warnings=cut(told + missing), patch=tuple(gating.patch(raw, waits_for=waits, wanted=wanted))
+    )
+
+
+def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
+    """Return what to say of the ephemeral containers that a pod is to get; it has its node, and keeps it."""
+    there = {one.name for one in before.spec.ephemeral_containers or ()}
+    new = {one.name for one in pod.spec.ephemeral_containers or ()} - there
+    names = [one for one in named(pod) if one.container in new]
+    missing = _missing(gating.find_named(names, known.profiles, known.owners).unknown)
+    return PodAnswer(refused="; ".join(missing)) if deny_unknown else PodAnswer(warnings=cut(missing))
+
+
+def _missing(unknown: Iterable[Named]) -> tuple[str, ...]:
+    return tuple(
+        f"{one.field}: no SecurityProfile defines the {_KINDS[one.type]} {one.name}, so no node will "
+        "have it; create it, or correct the name"
+        for one in unknown
+    )
+
+
+def _listed(profiles: list[str]) -> str:
+    several = "SecurityProfiles" if len(profiles) > 1 else "SecurityProfile"
+    return f"{several} {', '.join(profiles)}"

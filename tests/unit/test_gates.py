@@ -1,0 +1,144 @@
+"""Which gated pods are opened, of which it is told why they wait, and how often."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hauberk.crds.models import ProfileRevision, SecurityProfile, decode
+from hauberk.crds.names import GATED_FOR, LABEL_GATED, POD_GATE
+from hauberk.crds.pods import PodObject
+from hauberk.operator.gates import EVENTS, PATIENCE_SECONDS, Gates
+from hauberk.operator.writes import OpenGate, PodOf, TellOfPod
+
+NONE: dict[str, ProfileRevision] = {}
+LATER = PATIENCE_SECONDS
+
+
+def gated(name: str = "web-0", uid: str = "u0", profile: str = "web", *, gate: bool = True) -> PodObject:
+    context = {"appArmorProfile": {"type": "Localhost", "localhostProfile": profile}}
+    body: dict[str, Any] = {
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": uid,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {LABEL_GATED: "true"},
+            "annotations": {GATED_FOR: profile},
+        },
+        "spec": {
+            "containers": [{"name": "c", "securityContext": context}],
+            "schedulingGates": [{"name": POD_GATE}] if gate else [],
+        },
+    }
+    return decode(PodObject, body)
+
+
+def profiles(reason: str = "Updating", *, available: bool = False) -> dict[str, SecurityProfile]:
+    said = {"observedGeneration": 1, "message": "1 of 2"}
+    conditions = [
+        {"type": "Available", "status": str(available), "reason": "Verified", **said},
+        {"type": "Ready", "status": "False", "reason": reason, **said},
+    ]
+    body = {
+        "metadata": {"name": "web", "uid": "p", "generation": 1},
+        "spec": {"type": "AppArmor", "appArmor": {"policy": ""}},
+        "status": {"conditions": conditions},
+    }
+    return {"web": decode(SecurityProfile, body)}
+
+
+def keeping(*pods: PodObject) -> Gates:
+    gates = Gates()
+    gates.listed({(one.metadata.namespace, one.metadata.name): one for one in pods}, 0.0)
+    return gates
+
+
+def told(gates: Gates, known: dict[str, SecurityProfile], now: float = LATER) -> list[str]:
+    """Return what is told of pods, as it is once the API took it."""
+    writes = gates.tellings(known, NONE, now)
+    for one in writes:
+        gates.carried_out(one)
+    return [one.message for one in writes]
+
+
+def test_a_gate_is_opened_once():
+    gates = keeping(gated())
+    assert gates.openings(profiles(), NONE) == []
+    (write,) = gates.openings(profiles(available=True), NONE)
+    assert write == OpenGate(PodOf("shop", "web-0", "u0"))
+    assert gates.openings(profiles(available=True), NONE) == [write]  # until the API took it
+    gates.carried_out(write)
+    assert gates.openings(profiles(available=True), NONE) == []
+    assert gates.since == {}
+
+
+def test_what_was_done_to_an_earlier_pod_of_that_name_is_not_done_to_this_one():
+    gates = keeping(gated())
+    (write,) = gates.openings(profiles(available=True), NONE)
+    gates.changed(("shop", "web-0"), gated(uid="u1"), 1.0)
+    gates.carried_out(write)
+    assert gates.openings(profiles(available=True), NONE) == [OpenGate(PodOf("shop", "web-0", "u1"))]
+    assert gates.since == {"u1": 1.0}
+
+
+def test_a_pod_that_goes_away_is_left_alone():
+    pod = gated()
+    going = decode(
+        PodObject,
+        {"metadata": {"name": "web-0", "namespace": "shop", "uid": "u0", "deletionTimestamp": "x"}},
+    )
+    gates = keeping(pod)
+    gates.changed(("shop", "web-0"), going, 0.0)
+    assert gates.openings(profiles(available=True), NONE) == []
+    assert told(gates, profiles()) == []
+    gates.changed(("shop", "web-0"), None, 0.0)
+    assert (gates.pods, gates.since) == ({}, {})
+
+
+def test_a_label_without_a_gate_is_taken_away():
+    gates = keeping(gated(gate=False))
+    assert gates.openings(profiles(), NONE) == [OpenGate(PodOf("shop", "web-0", "u0"))]
+    assert told(gates, profiles()) == []
+
+
+def test_a_pod_that_waits_is_told_of_after_a_while_and_once_for_each_cause():
+    gates = keeping(gated())
+    assert told(gates, profiles(), LATER - 1) == []
+    assert gates.due == LATER  # the loop is to look again by then
+    assert told(gates, profiles()) == ["waits for web: web: Updating: 1 of 2"]
+    assert gates.due == math.inf
+    assert told(gates, profiles()) == []
+    assert told(gates, profiles("PolicyRefused")) == ["waits for web: web: PolicyRefused: 1 of 2"]
+    assert told(gates, profiles()) == []
+    assert told(gates, {}) == ["waits for web: web: there is no such SecurityProfile any more"]
+
+
+def test_what_the_api_did_not_take_is_told_again():
+    gates = keeping(gated())
+    assert gates.tellings(profiles(), NONE, LATER) == gates.tellings(profiles(), NONE, LATER) != []
+
+
+def test_a_new_list_forgets_neither_since_when_a_pod_waits_nor_what_was_told():
+    gates = keeping(gated())
+    assert told(gates, profiles()) != []
+    gates.listed({("shop", "web-0"): gated(), ("shop", "web-1"): gated("web-1", "u1")}, 100.0)
+    assert gates.since == {"u0": 0.0, "u1": 100.0}
+    assert told(gates, profiles(), 100.0) == []
+    gates.listed({}, 200.0)
+    assert (gates.since, gates.told) == ({}, {})
+
+
+@pytest.mark.parametrize("number", [EVENTS, EVENTS + 1])
+def test_many_pods_are_told_of_in_turns(number: int):
+    gates = keeping(*(gated(f"web-{at:03}", f"u{at}") for at in range(number)))
+    assert len(told(gates, profiles())) == EVENTS
+    assert gates.due == (math.inf if number == EVENTS else LATER)
+    assert len(told(gates, profiles())) == number - EVENTS
+
+
+def test_an_event_is_of_the_pod():
+    (write,) = keeping(gated()).tellings(profiles(), NONE, LATER)
+    message = "waits for web: web: Updating: 1 of 2"
+    assert write == TellOfPod(PodOf("shop", "web-0", "u0"), "Gated", message, ("web Updating",))
