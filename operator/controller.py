@@ -23,7 +23,8 @@ from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from . import drift
-from .agents import OnNodes, image_of, manifests, settings_from
+from .agent_settings import OnNodes
+from .agents import image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
