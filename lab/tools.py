@@ -1,7 +1,7 @@
 """Programs in Go that tests run on manifests: found in the cache, or built from their pinned modules.
 
-Called by commands.py (ensure) and by tests (find). Each has a folder here with its go.mod. helm's pins the client
-libraries of the very release that binaries.py builds, so that most of it is compiled already.
+Called by commands.py (ensure) and by tests (find). Each has a folder here with its go.mod. helm's pins the
+client libraries of the very release that binaries.py builds, so that most of it is compiled already.
 """
 
 from collections.abc import Callable, Mapping
