@@ -80,6 +80,10 @@ test-deps: lab-deps
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
 	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .
 
+.PHONY: chart
+chart: $(VENV)/.done ## Package the Helm chart into build/, without symbolic links
+	@$$($(PY) -m lab tools | grep '/helm$$') package deploy/chart --destination build
+
 lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \
 	  pyproject.toml -o requirements/image.txt

@@ -25,6 +25,7 @@ from tests.chart import (
     Object,
     helm,
     helm_text,
+    key,
     kustomize_text,
     names,
     objects,
@@ -190,11 +191,14 @@ class Release:
         """Take the webhook's configuration away: where it leads nobody listens here."""
         self.kubectl.ok("delete", f"validatingwebhookconfiguration/{ADMISSION}")
 
-    def there(self) -> set[str]:
-        """Return which of the chart's objects are on the API server."""
+    def live(self) -> list[Object]:
+        """Return the chart's objects as the API server has them, those that are there."""
         listed = self.kubectl.ok("get", "-f-", "--ignore-not-found", "-ojson", given=helm_text()).stdout
-        found: list[Object] = json.loads(listed)["items"] if listed else []
-        return {f"{one['kind']}/{one['metadata']['name']}" for one in found}
+        return json.loads(listed)["items"] if listed else []
+
+    def there(self) -> set[str]:
+        """Return which of the chart's objects are on the API server, as kind/name."""
+        return {f"{one['kind']}/{one['metadata']['name']}" for one in self.live()}
 
 
 @pytest.fixture
@@ -292,9 +296,9 @@ def test_an_upgrade_brings_the_crds_and_leaves_what_programs_wrote(release: Rele
     installation = release.cluster.installation()
     release.helm("upgrade", str(older(tmp_path)))
     assert not has_suspend()
-    key, bundle = (base64.b64encode(one).decode() for one in (b"key", b"bundle"))
+    private, bundle = (base64.b64encode(one).decode() for one in (b"key", b"bundle"))
     written = {
-        f"secret/{ADMISSION}": {"data": {"tls.key": key}},
+        f"secret/{ADMISSION}": {"data": {"tls.key": private}},
         "configmap/hauberk-admission-authority": {"data": {"ca.crt": "shown"}},
     }
     for name, change in written.items():
@@ -338,7 +342,16 @@ def test_a_cluster_that_never_saw_hauberk(bare: Kubectl):
     ok(install("--take-ownership"))
 
     release = Release(cast("Cluster", None), bare)
-    assert release.there() == names(objects(helm_text()))
+    rendered = objects(helm_text())
+    assert release.there() == names(rendered)
+    for one in release.live():
+        del one["metadata"]["annotations"]["meta.helm.sh/release-name"]
+        del one["metadata"]["annotations"]["meta.helm.sh/release-namespace"]
+        assert one["metadata"]["labels"].pop("app.kubernetes.io/managed-by") == "Helm"
+        if one["kind"] != "Namespace":
+            wanted = rendered[key(one)]["metadata"]
+            for what in ("labels", "annotations"):  # nothing else of Helm's own
+                assert one["metadata"][what] == wanted.get(what, {})
     labels = bare.ok("get", f"namespace/{SYSTEM}", "-ojson").object["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
     bare.ok("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")

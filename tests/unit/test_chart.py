@@ -218,6 +218,7 @@ def test_the_image():
     assert image() == {f"hauberk.dev/hauberk:{VERSION}"}
     assert image(registry="r.example:5000", repository="a/b", tag="9") == {"r.example:5000/a/b:9"}
     assert image(registry="", tag="9") == {"hauberk:9"}
+    assert image(registry="r.example/a/b", tag="9") == {"r.example/a/b/hauberk:9"}
     assert image(digest=DIGEST) == {f"hauberk.dev/hauberk:{VERSION}@{DIGEST}"}
 
 
