@@ -150,7 +150,7 @@ def test_manifests_are_as_the_schemas_of_kubernetes_say(schemas: Schemas, made: 
     ("planted", "said"),
     [
         (("minAvailable: 1", "minAvailabel: 1"), "minAvailabel"),
-        (("replicas: 2", 'replicas: "2"'), "want null or integer"),
+        (("replicas: 2", 'replicas: "2"'), "want integer"),
         (("kind: PodDisruptionBudget", "kind: PodDisruptedBudget"), "could not find schema"),
     ],
 )
@@ -159,7 +159,7 @@ def test_what_they_do_not_say_is_found(schemas: Schemas, planted: tuple[str, str
     assert planted[0] in text
     done = schemas.say(text.replace(*planted))
     assert done.returncode != 0
-    assert said.replace("null or ", "") in done.stdout.replace("null or ", "")
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize("made", TEXTS)
