@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
-RELEASE = ("hauberk", f"--namespace={SYSTEM}")
+RELEASE = ("hauberk", "--namespace=kube-system")
 WORKLOADS = ("deployment/hauberk-operator", "deployment/hauberk-admission", "daemonset/hauberk-agent")
 
 
@@ -93,7 +93,7 @@ def install(*, restart: bool) -> None:
     """
     there = kubectl("get", WORKLOADS[0], f"--namespace={SYSTEM}").code == 0
     if with_helm():
-        _helm("upgrade", "--install", *RELEASE, "deploy/chart", "--create-namespace", "--take-ownership")
+        _helm("upgrade", "--install", *RELEASE, "deploy/chart", "--take-ownership")
     else:
         ok(kubectl("apply", "--kustomize", "deploy"))
     if there and restart:

@@ -37,6 +37,8 @@ from tests.kube.operating import GROUP, VERSION, Cluster, eventually, publish
 from tests.kube.test_leaving import FINALIZERS, finalizers
 
 SYSTEM = "hauberk-system"
+# of the release's record
+PLACE = "--namespace=kube-system"
 # One of everything that an administrator may set.
 FULL: dict[str, Any] = {
     "imagePullSecrets": [{"name": "pull"}],
@@ -184,8 +186,7 @@ class Release:
 
     def helm(self, verb: str, *words: str, values: dict[str, Any] | None = None) -> str:
         """Run a verb of helm's on the release and return what it printed."""
-        place = f"--namespace={SYSTEM}"
-        return ok(helm(verb, "hauberk", *words, place, values=values, kubeconfig=self.kubectl.kubeconfig))
+        return ok(helm(verb, "hauberk", *words, PLACE, values=values, kubeconfig=self.kubectl.kubeconfig))
 
     def quiet(self) -> None:
         """Take the webhook's configuration away: where it leads nobody listens here."""
@@ -221,7 +222,7 @@ def test_helm_takes_over_what_kustomize_installed(release: Release):
     assert status["info"]["status"] == "deployed"
     notes = status["info"]["notes"]
     assert "kubectl wait --for=condition=Ready secprof --all" in notes
-    assert "helm uninstall hauberk -n hauberk-system" in notes
+    assert "helm uninstall hauberk -n kube-system" in notes
     assert "Hauberk stops; the objects, and profiles on the nodes, stay." in notes
 
 
@@ -330,16 +331,20 @@ def bare(control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path) -> Itera
 
 
 def test_a_cluster_that_never_saw_hauberk(bare: Kubectl):
-    def install(*words: str) -> subprocess.CompletedProcess[str]:
-        place = (f"--namespace={SYSTEM}", "--create-namespace")
-        return helm("install", "hauberk", str(CHART), *place, *words, kubeconfig=bare.kubeconfig)
+    def install(*words: str, **values: Any) -> subprocess.CompletedProcess[str]:
+        return helm("install", "hauberk", str(CHART), *words, values=values, kubeconfig=bare.kubeconfig)
 
-    # the namespace is made by Helm, bare, and then it is nobody's
-    refused = install()
+    # Helm would make the namespace bare, and then fail to make it
+    refused = install(f"--namespace={SYSTEM}", "--create-namespace")
     assert refused.returncode != 0
-    assert f'Namespace "{SYSTEM}" in namespace "" exists and cannot be imported' in refused.stderr
+    assert "the chart makes the namespace hauberk-system itself" in refused.stderr
+    assert bare("get", f"namespace/{SYSTEM}").code != 0
+    # where that is meant it can be had
+    own = {"name": "own", "create": False}
+    said = ok(install("--namespace=own", "--create-namespace", "--dry-run=server", namespace=own))
+    assert "kubectl label namespace own pod-security.kubernetes.io/enforce=privileged" in said
 
-    ok(install("--take-ownership"))
+    ok(install(PLACE))
 
     release = Release(cast("Cluster", None), bare)
     rendered = objects(helm_text())

@@ -82,12 +82,21 @@ def for_agents(made: dict[Key, Object]) -> OnNodes:
 # -- the same as kustomize ----------------------------------------------------------------------------------
 
 
+def without_second_breaks(value: Any) -> Any:
+    """Return a value with one line break where kustomize writes two: in folded text, before an indent."""
+    if isinstance(value, dict):
+        return {name: without_second_breaks(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_second_breaks(each) for each in value]
+    return re.sub(r"\n+(?= )", "\n", value) if isinstance(value, str) else value
+
+
 def test_it_renders_what_kustomize_builds(default: dict[Key, Object]):
     built = objects(kustomize_text())
     assert default.keys() == built.keys()
     for name, each in default.items():
-        assert without_keep(each) == built[name]
-    # all that differs
+        assert without_second_breaks(without_keep(each)) == without_second_breaks(built[name])
+    # beside those breaks, all that differs
     assert kept(default) == KEPT | KEPT_WITH_CRDS
 
 
@@ -313,7 +322,7 @@ def test_agents_can_be_told_to_tolerate_nothing():
 BAD = [
     ("unknown", {}, "additional properties 'unknown' not allowed"),
     ("image.version", "1", "additional properties 'version' not allowed"),
-    ("image.tag", 1.0, "got number, want string or null"),
+    ("image.tag", 1.0, "got number, want null or string"),
     ("image.tag", "a b", "does not match pattern"),
     ("image.registry", "https://r.example", "does not match pattern"),
     ("image.repository", "Hauberk", "does not match pattern"),
@@ -327,7 +336,7 @@ BAD = [
     ("operator.replicas", "2", "got string, want integer"),
     ("operator.replicas", -1, "minimum: got -1, want 0"),
     ("admission.toleration", [], "additional properties 'toleration' not allowed"),
-    ("admission.tolerations", {}, "got object, want array or null"),
+    ("admission.tolerations", {}, "got object, want null or array"),
     ("operator.tolerations", [{"operator": "Is"}], "must be one of 'Exists', 'Equal'"),
     ("operator.nodeSelector", {"a": True}, "got boolean, want string"),
     ("operator.affinity", {"nodes": {}}, "additional properties 'nodes' not allowed"),
