@@ -113,11 +113,10 @@ def closed(schema: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def schemas(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Schemas:
-    """Take from the API server's OpenAPI the schema of every kind that it serves."""
+    """Take the schemas of the versions that the manifests use from the API server's OpenAPI."""
     folder = tmp_path_factory.mktemp("schemas")
-    for path in kubectl.ok("get", "--raw", "/openapi/v3").object["paths"]:
-        if not path.startswith(("api/", "apis/")) or path.count("/") != (1 if path.startswith("api/") else 2):
-            continue
+    versions = {version for version, *_ in objects(kustomize_text())}
+    for path in [f"apis/{version}" if "/" in version else f"api/{version}" for version in versions]:
         described = closed(kubectl.ok("get", "--raw", f"/openapi/v3/{path}").object["components"])
         for name, schema in described["schemas"].items():
             for kind in schema.get("x-kubernetes-group-version-kind", []):
