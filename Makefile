@@ -75,6 +75,7 @@ test-deps: lab-deps
 	  && command -v checkpolicy >/dev/null || apt-get install -y -qq apparmor secilc checkpolicy \
 	  || { echo "install apparmor_parser, secilc and checkpolicy with your distribution's tools"; exit 3; }
 	@$(PY) -m lab binaries >/dev/null
+	@$(PY) -m lab tools >/dev/null
 
 # mkdocs' theme prints what its authors plan, in colours, at every build
 .PHONY: docs reference
@@ -86,6 +87,10 @@ reference: $(VENV)/.done ## Write the pages on the three kinds anew, after a cha
 
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
 	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .
+
+.PHONY: chart
+chart: $(VENV)/.done ## Package the Helm chart into build/, without symbolic links
+	@$$($(PY) -m lab tools | grep '/helm$$') package deploy/chart --destination build
 
 lock: $(VENV)/.uv ## Pin the libraries anew from pyproject.toml
 	$(VENV)/.uv/bin/uv pip compile -q --universal --generate-hashes --python-version 3.11 \

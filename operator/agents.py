@@ -2,6 +2,7 @@
 
 Called by `controller`, which applies a manifest whenever the object in the cluster differs. One is for every
 node but those that the operator labelled for the other: SELinux' agent must be privileged.
+What an administrator may set is `agent_settings`.
 """
 
 from __future__ import annotations
@@ -15,23 +16,10 @@ import jinja2
 import yaml
 
 from ..crds import names
+from . import agent_settings
+from .agent_settings import OnNodes
 
 AGENTS = (names.AGENT, names.AGENT_SELINUX)
-
-
-@dataclass(frozen=True)
-class OnNodes:
-    """What an administrator may set for agents, on the operator's Deployment.
-
-    Attributes:
-        health_port: on each node's loopback, for the kubelet's probes.
-        kubelet: the kubelet's directory on the nodes.
-        priority: of modules in the nodes' SELinux stores.
-    """
-
-    health_port: int = 9797
-    kubelet: str = "/var/lib/kubelet"
-    priority: int = 400
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class Settings:
     owner_uid: str
     pull_policy: str = "IfNotPresent"
     pull_secrets: list[str] = field(default_factory=list[str])
-    on_nodes: OnNodes = OnNodes()
+    on_nodes: OnNodes = field(default_factory=OnNodes)
 
 
 def settings_from(pod: Mapping[str, Any], owner_uid: str, on_nodes: OnNodes) -> Settings:
@@ -80,7 +68,16 @@ def _manifest(settings: Settings, *, selinux: bool) -> dict[str, Any]:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - YAML, with every value through tojson
     )
-    text = environment.from_string(template).render(settings=settings, names=names, selinux=selinux)
+    pods = settings.on_nodes.pods
+    text = environment.from_string(template).render(
+        settings=settings,
+        names=names,
+        selinux=selinux,
+        tolerations=agent_settings.tolerations(pods),
+        node_selector=agent_settings.node_selector(pods, selinux=selinux),
+        affinity=agent_settings.affinity(pods, selinux=selinux),
+        resources=agent_settings.resources(pods, selinux=selinux),
+    )
     return yaml.safe_load(text)
 
 

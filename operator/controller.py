@@ -24,7 +24,8 @@ from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS,
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
 from . import drift
-from .agents import OnNodes, image_of, manifests, settings_from
+from .agent_settings import OnNodes
+from .agents import image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers

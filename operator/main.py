@@ -14,14 +14,24 @@ from lightkube.core.exceptions import ConfigError
 
 from ..crds.logs import configure
 from . import handlers
-from .agents import OnNodes
+from .agent_settings import SettingError, on_nodes
 from .controller import Controller
 from .election import Election
 from .operators_cluster import OperatorsCluster
 
 
 async def run() -> None:
-    """Run the operator until SIGTERM."""
+    """Run the operator until SIGTERM.
+
+    Raises:
+        SettingError: the environment says what can't be meant; nothing was begun.
+    """
+    agents = on_nodes(
+        health_port=os.environ.get("AGENT_HEALTH_PORT", "9797"),
+        kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
+        priority=os.environ.get("SELINUX_PRIORITY", "400"),
+        pods=os.environ.get("AGENT_PODS", "{}"),
+    )
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     cluster = OperatorsCluster(AsyncClient(), namespace)
     pod = os.environ.get("POD_NAME", "")
@@ -30,11 +40,7 @@ async def run() -> None:
         cluster=cluster,
         leads=election.leads,
         pod=pod,
-        on_nodes=OnNodes(
-            health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
-            kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
-            priority=int(os.environ.get("SELINUX_PRIORITY", "400")),
-        ),
+        on_nodes=agents,
     )
     election.changed = controller.elected
     try:
@@ -55,12 +61,15 @@ async def run() -> None:
 
 
 def main() -> int:
-    """Run the operator; return the exit code: 0 after SIGTERM, 2 where the API server is not configured."""
+    """Run the operator; return the exit code: 0 after SIGTERM, 2 where its settings are wrong."""
     configure()
     try:
         asyncio.run(run())
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
+        return 2
+    except SettingError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
     return 0
 

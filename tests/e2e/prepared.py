@@ -13,14 +13,16 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab import tools
 from lab.cluster import Lab
 from lab.progress import Progress
-from tests.e2e.cluster import SYSTEM, kubectl, ok
+from tests.e2e.cluster import SYSTEM, command, kubectl, ok
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
+RELEASE = ("hauberk", "--namespace=kube-system")
 WORKLOADS = ("deployment/hauberk-operator", "deployment/hauberk-admission", "daemonset/hauberk-agent")
 
 
@@ -54,6 +56,8 @@ def lab_with_image(name: str, nodes: Sequence[str], *, used: bool = False) -> Ge
     archive.parent.mkdir(exist_ok=True)
     began = time.monotonic()
     try:
+        if with_helm():  # from inside of the lab there is no way out to modules
+            lab("tools")
         lab("up", "--nodes", ",".join(nodes))
         lab("build", "--tag", IMAGE, "--output", str(archive), str(ROOT))
         lab("load", str(archive))
@@ -71,15 +75,37 @@ def save_store_before() -> None:
         lab("store", "save", BEFORE)
 
 
+def with_helm() -> bool:
+    """Return whether INSTALL asks for the chart, instead of kustomize."""
+    return os.environ.get("INSTALL") == "helm"
+
+
+def _helm(*words: str) -> None:
+    program = tools.find("helm")
+    assert program, "no helm: run `python -m lab tools`"
+    ok(command(str(program), *words))
+
+
 def install(*, restart: bool) -> None:
     """Install Hauberk as its users do, and wait until every node has reported.
 
     `restart` what runs already: an image that was loaded anew has the same tag.
     """
     there = kubectl("get", WORKLOADS[0], f"--namespace={SYSTEM}").code == 0
-    ok(kubectl("apply", "--kustomize", "deploy"))
+    if with_helm():
+        _helm("upgrade", "--install", *RELEASE, "deploy/chart", "--take-ownership")
+    else:
+        ok(kubectl("apply", "--kustomize", "deploy"))
     if there and restart:
         ok(kubectl("rollout", "restart", f"--namespace={SYSTEM}", *WORKLOADS))
     for what in WORKLOADS:
         ok(kubectl("wait", "--for=create", what, f"--namespace={SYSTEM}", "--timeout=60s"))
         ok(kubectl("rollout", "status", what, f"--namespace={SYSTEM}", "--timeout=120s"))
+
+
+def uninstall() -> None:
+    """Take the operator and the admission away as users do; what outlives them stays."""
+    if with_helm():
+        _helm("uninstall", *RELEASE)
+    else:
+        ok(kubectl("delete", "--kustomize", "deploy/operator", "--timeout=60s"))

@@ -40,7 +40,7 @@ from tests.e2e.cluster import (
     wait_ready,
     webhook_answers,
 )
-from tests.e2e.prepared import BEFORE, install
+from tests.e2e.prepared import BEFORE, install, uninstall
 
 NAME = "absent"
 CRDS = tuple(f"{plural}.hauberk.dev" for plural in ("securityprofiles", "profilerevisions", "profilenodes"))
@@ -175,7 +175,7 @@ def saved_before() -> None:
     if BEFORE in Lab(os.environ["LAB_NAME"], Progress(terminal=False)).state.stores():
         return
     remove("secprof", "--all")
-    ok(kubectl("delete", "--kustomize", "deploy/operator", "--timeout=60s"))
+    uninstall()
     ok(kubectl("delete", "--kustomize", "deploy", "--ignore-not-found", "--timeout=60s"))
     ok(lab("store", "save", BEFORE))
     install(restart=False)
@@ -198,7 +198,7 @@ def test_a_store_from_before_hauberk_takes_nothing_from_a_kernel(before: Held):
 
 
 def test_hauberk_that_is_taken_away_leaves_profiles_loaded_and_objects_that_can_go(before: Held):
-    ok(kubectl("delete", "--kustomize", "deploy/operator", "--timeout=60s"))
+    uninstall()
     # Its pods end when the garbage collector comes to them, late where kinds have come and gone.
     ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", PODS, "--timeout=90s"))
     eventually(lambda: kubectl(*("get", *AGENTS, "--output=name")).stdout == "")

@@ -11,7 +11,8 @@ from hauberk.crds.names import AGENT, AGENT_SELINUX, LABEL_AGENT, OPERATOR
 from hauberk.daemonset.compiling import AT_ONCE
 from hauberk.daemonset.semodule import LIMITS
 from hauberk.operator import judging
-from hauberk.operator.agents import OnNodes, Settings, manifests, settings_from
+from hauberk.operator.agent_settings import OnNodes
+from hauberk.operator.agents import Settings, manifests, settings_from
 from hauberk.profiles.sandbox import Limits
 from hypothesis import given, settings
 from hypothesis import strategies as st

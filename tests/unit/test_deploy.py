@@ -428,7 +428,8 @@ def test_the_page_on_security_names_what_is_granted():
     }
     policies = {
         file.name
-        for file in DEPLOY.glob("*/*.yaml")
+        for kustomization in DEPLOY.glob("*/kustomization.yaml")
+        for file in kustomization.parent.glob("*.yaml")
         if any(each["kind"] == "ValidatingAdmissionPolicy" for each in yaml.safe_load_all(file.read_text()))
     }
     assert policies == {
