@@ -27,11 +27,15 @@ class OnNodes:
         health_port: on each node's loopback, for the kubelet's probes.
         kubelet: the kubelet's directory on the nodes.
         priority: of modules in the nodes' SELinux stores.
+        metrics_port: on each node's address, for Prometheus; 0: nothing listens.
+        log_format: of the agents' logs, in the words of `logs.FORMATS`; empty: as they choose.
     """
 
     health_port: int = 9797
     kubelet: str = "/var/lib/kubelet"
     priority: int = 400
+    metrics_port: int = 9798
+    log_format: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,53 +12,67 @@ import sys
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
-from ..crds.logs import configure
-from . import handlers
+from ..crds import logs, metrics
+from . import handlers, probes
 from .agents import OnNodes
 from .controller import Controller
 from .election import Election
-from .operators_cluster import OperatorsCluster
+from .metrics import of_loop
+from .operators_cluster import WRITES, OperatorsCluster
 
 
 async def run() -> None:
     """Run the operator until SIGTERM."""
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
-    cluster = OperatorsCluster(AsyncClient(), namespace)
+    counts = of_loop(metrics.OPERATOR, Controller.kinds, WRITES)
+    cluster = OperatorsCluster(AsyncClient(), namespace, counts=counts)
     pod = os.environ.get("POD_NAME", "")
     election = Election(cluster, identity=pod or os.uname().nodename)
     controller = Controller(
         cluster=cluster,
         leads=election.leads,
+        counts=counts,
         pod=pod,
         on_nodes=OnNodes(
             health_port=int(os.environ.get("AGENT_HEALTH_PORT", "9797")),
+            metrics_port=int(os.environ.get("AGENT_METRICS_PORT", "9798")),
             kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
             priority=int(os.environ.get("SELINUX_PRIORITY", "400")),
+            log_format=os.environ.get(logs.VARIABLE, ""),
         ),
     )
     election.changed = controller.elected
-    try:
-        await handlers.run(
-            controller,
-            [election.run, controller.run],
-            namespace,
-            daemonset_seen=controller.daemonset_seen,
-            liveness=os.environ.get("HEALTH_ENDPOINT") or None,
-        )
-    finally:
+    counts.read = controller.readings
+    async with probes.serve(
+        int(os.environ.get("PROBES_PORT") or 0),
+        is_alive=controller.is_alive,
+        is_ready=lambda: controller.ready,
+        metrics=counts.text,
+    ):
         try:
-            await controller.let_go()
+            await handlers.run(
+                controller,
+                [election.run, controller.run],
+                namespace,
+                daemonset_seen=controller.daemonset_seen,
+            )
         finally:
-            await election.release()
+            try:
+                await controller.let_go()
+            finally:
+                await election.release()
     if controller.died:
         raise controller.died
 
 
 def main() -> int:
-    """Run the operator; return the exit code: 0 after SIGTERM, 2 where the API server is not configured."""
-    configure()
+    """Run the operator; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
+        logs.configure(os.environ.get(logs.VARIABLE, ""))
         asyncio.run(run())
+    except logs.FormatError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2

@@ -30,6 +30,12 @@ from ..crds.names import (
 from .cluster import FORBIDDEN, NOT_FOUND, Cluster, Profiles, Revisions, fault
 from .writes import AddFinalizer, LabelNode, RemoveFinalizer, Write
 
+# The kinds of what it writes, as it counts them.
+WRITES = (
+    *("SecurityProfile", "SecurityProfileStatus", "Node", "Event", "DaemonSet"),
+    *("ValidatingWebhookConfiguration", "Lease"),
+)
+
 
 @dataclass(frozen=True)
 class OperatorsCluster(Cluster):
@@ -48,7 +54,9 @@ class OperatorsCluster(Cluster):
             case LabelNode(node, labels):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
-                await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
+                await self.sent(
+                    "Node", lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE)
+                )
             case _:
                 return await super()._write(write)
         return True
@@ -70,7 +78,10 @@ class OperatorsCluster(Cluster):
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.
         metadata = {"finalizers": others + own, "resourceVersion": profile.metadata.resource_version}
         change, name = {"metadata": metadata}, profile.metadata.name
-        await self.sent(lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE))
+        await self.sent(
+            "SecurityProfile",
+            lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE),
+        )
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         """Write a profile's status, but for what the admission says of its text.
@@ -109,7 +120,7 @@ class OperatorsCluster(Cluster):
             count=1,
         )
         try:
-            await self.sent(lambda: self.client.create(event))
+            await self.sent("Event", lambda: self.client.create(event))
         except (httpx2.HTTPError, OSError) as error:
             raise fault("an Event was not recorded", error) from error
 
@@ -160,6 +171,7 @@ class OperatorsCluster(Cluster):
         """
         try:
             applied = await self.sent(
+                "DaemonSet",
                 lambda: self.client.patch(
                     DaemonSet,
                     name,
@@ -168,7 +180,7 @@ class OperatorsCluster(Cluster):
                     patch_type=PatchType.APPLY,
                     field_manager=FIELD_MANAGER,
                     force=True,
-                )
+                ),
             )
         except (httpx2.HTTPError, OSError) as error:
             raise fault(f"the DaemonSet {name} was not applied", error) from error
@@ -207,9 +219,10 @@ class OperatorsCluster(Cluster):
             as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
             patch = [as_read, *changes]
             await self.sent(
+                "ValidatingWebhookConfiguration",
                 lambda: self.client.patch(
                     ValidatingWebhookConfiguration, ADMISSION, patch, patch_type=PatchType.JSON
-                )
+                ),
             )
         except (httpx2.HTTPError, OSError) as error:
             raise fault("the configuration of the webhook can't be kept", error) from error

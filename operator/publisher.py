@@ -18,8 +18,10 @@ import msgspec
 import structlog
 
 from ..crds.errors import Fault
+from ..crds.metrics import Reading
 from ..crds.models import Facts, SecurityProfile
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from . import measures
 from .acceptance import acceptance, said
 from .admissions_cluster import AdmissionsCluster
 from .desired import collected, desired, publishes, tombstones
@@ -56,6 +58,10 @@ class Publisher(Loop[AdmissionsCluster]):
             store=self.store,
             judgements=dict(self.judging.judgements),
         )
+
+    def readings(self) -> list[Reading]:
+        """Return what this process is about, in figures."""
+        return measures.of_process(leads=self.leads(), pending={"judging": len(self.judging.running)})
 
     async def reconcile(self) -> None:
         """Bring the revisions and what is said of texts to what they should be, as far as is known.

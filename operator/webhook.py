@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ import structlog
 from aiohttp import web
 
 from ..crds.errors import Fault
+from ..crds.metrics import WEBHOOK_ANSWERS, WEBHOOK_DURATION, Counts, Uncounted
 from ..crds.models import SecurityProfile, decode
 from ..profiles.parser import fault_message
 from .publisher import Publisher
@@ -32,6 +34,7 @@ REVIEW_PATH = "/securityprofiles"
 _REQUEST_BYTES = 4 << 20
 # Less than the configuration's timeoutSeconds: who waits hears why.
 _ANSWER_SECONDS = 27.0
+_AUTHORS_FAULT = 422
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -55,6 +58,7 @@ class Webhook:
     is_ready: Callable[[], bool]
     port: int = PORT
     is_ending: bool = False
+    counts: Counts = field(default_factory=Uncounted)
     _runner: web.AppRunner | None = field(default=None, init=False)
 
     async def start(self) -> None:
@@ -64,7 +68,6 @@ class Webhook:
             [
                 web.post(REVIEW_PATH, self._review),
                 web.get("/readyz", self._readyz),
-                web.get("/livez", self._livez),
             ]
         )
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None)
@@ -81,18 +84,28 @@ class Webhook:
     async def _readyz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok") if self.is_ready() else web.Response(status=503, text="not ready")
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
     async def _review(self, asked: web.Request) -> web.Response:
+        began = time.monotonic()
+        verdict = "failed"
+        try:
+            verdict, said = await self._said(asked)
+        finally:  # also where the API server waits no longer
+            self.counts.count(WEBHOOK_ANSWERS, verdict)
+            self.counts.observe(WEBHOOK_DURATION, time.monotonic() - began)
+        return said
+
+    async def _said(self, asked: web.Request) -> tuple[str, web.Response]:
+        """Return the verdict in a word, and the answer."""
         try:
             request = msgspec.json.decode(await asked.read(), type=_Review).request
             profile = decode(SecurityProfile, request.object or {})
         except msgspec.MsgspecError as error:
             log.error("unreadable question", error=str(error))
-            return web.Response(status=400, text=f"no AdmissionReview of a SecurityProfile: {error}")
+            why = f"no AdmissionReview of a SecurityProfile: {error}"
+            return "failed", web.Response(status=400, text=why)
         answer, code = await self._answered(profile)
-        log.info("review", profile=profile.metadata.name, refused=answer.refused)
+        verdict = _verdict(answer, code)
+        log.info("review", profile=profile.metadata.name, verdict=verdict, refused=answer.refused)
         response: dict[str, Any] = {"uid": request.uid, "allowed": not answer.refused}
         if answer.refused:
             response["status"] = {"code": code, "message": answer.refused}
@@ -105,13 +118,13 @@ class Webhook:
         # which need not judge again what it was asked about: any other lets go of it, to be chosen anew.
         if self.is_ending or not self.publisher.leads():
             said.force_close()
-        return said
+        return verdict, said
 
     async def _answered(self, profile: SecurityProfile) -> tuple[Answer, int]:
         """Return what to answer, and the HTTP status of a refusal: 422 for the author's fault, else 500."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await review(profile, self.publisher), 422
+                return await review(profile, self.publisher), _AUTHORS_FAULT
         except TimeoutError:
             return Answer("Hauberk has too many policies to check right now; apply it again in a minute"), 500
         except Fault as fault:
@@ -120,3 +133,9 @@ class Webhook:
         except Exception:  # a bug that one text meets is told, and ends nothing else
             log.exception("bug", profile=profile.metadata.name)
             return Answer("Hauberk met a bug while it checked the policy; its log has more"), 500
+
+
+def _verdict(answer: Answer, code: int) -> str:
+    if answer.refused:
+        return "refused" if code == _AUTHORS_FAULT else "failed"
+    return "warned" if answer.warnings else "allowed"
