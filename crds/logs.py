@@ -14,7 +14,6 @@ import sys
 import structlog
 
 FORMATS = ("json", "text")
-VARIABLE = "LOG_FORMAT"
 
 _PLAIN = re.compile(r"[\w.:/@%+,~*()\[\]-]+")
 
@@ -23,7 +22,7 @@ class FormatError(ValueError):
     """The environment asks for a log that there is not."""
 
     def __init__(self, asked: str) -> None:
-        super().__init__(f"{VARIABLE} is {json.dumps(asked)}; it may be {' or '.join(FORMATS)}")
+        super().__init__(f"LOG_FORMAT is {json.dumps(asked)}; it may be {' or '.join(FORMATS)}")
 
 
 def checked(asked: str) -> str:

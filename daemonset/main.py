@@ -110,7 +110,7 @@ def _asked_at() -> tuple[str, int] | None:
 def main() -> int:
     """Run the agent; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
-        logs.configure(os.environ.get(logs.VARIABLE, ""))
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
     except logs.FormatError as error:
         sys.stderr.write(f"{error}\n")
         return 2

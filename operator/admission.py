@@ -80,7 +80,7 @@ async def run() -> None:
 def main() -> int:
     """Run the admission; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
-        logs.configure(os.environ.get(logs.VARIABLE, ""))
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
     except logs.FormatError as error:
         sys.stderr.write(f"{error}\n")

@@ -38,7 +38,7 @@ async def run() -> None:
             metrics_port=int(os.environ.get("AGENT_METRICS_PORT", "9798")),
             kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
             priority=int(os.environ.get("SELINUX_PRIORITY", "400")),
-            log_format=os.environ.get(logs.VARIABLE, ""),
+            log_format=os.environ.get("LOG_FORMAT", ""),
         ),
     )
     election.changed = controller.elected
@@ -68,7 +68,7 @@ async def run() -> None:
 def main() -> int:
     """Run the operator; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
-        logs.configure(os.environ.get(logs.VARIABLE, ""))
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
     except logs.FormatError as error:
         sys.stderr.write(f"{error}\n")

@@ -246,7 +246,7 @@ def test_the_webhook_is_where_its_configuration_says():
         "port": service["spec"]["ports"][0]["port"],
     }
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    (port,) = pod["spec"]["containers"][0]["ports"]
+    port, _ = pod["spec"]["containers"][0]["ports"]
     assert port == {"name": service["spec"]["ports"][0]["targetPort"], "containerPort": PORT}
     assert webhook["failurePolicy"] == "Fail"
     (rule,) = webhook["rules"]
