@@ -1,0 +1,263 @@
+"""What is counted: the table of all metrics, the formats, and a scrape of an agent that loads and fails."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hauberk.crds import metrics
+from hauberk.crds.metrics import METRICS, Metric, Reading
+from hauberk.crds.reasons import Reason
+from hauberk.daemonset import health, main
+from hauberk.daemonset.metrics import CONTENT_TYPE
+from hauberk.daemonset.metrics import Metrics as AgentMetrics
+from hauberk.operator.metrics import Metrics as OperatorMetrics
+from hauberk.operator.metrics import of_loop
+from prometheus_client import Metric as Family
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.controlplane import free_ports
+from tests.unit.node import Loader, Tree
+from tests.unit.test_agent import Node, revision
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+_SUFFIX = {"counter": "_total"}
+
+
+def families(text: str) -> dict[str, Family]:
+    return {one.name: one for one in text_string_to_metric_families(text)}
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families(text).values()
+        for sample in family.samples
+    }
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    return samples(text)[name, frozenset(labels.items())]
+
+
+def check(text: str, known: Iterable[Metric]) -> set[str]:
+    """Check that a scrape of Hauberk's is of these metrics, with their types and labels; return which."""
+    by_name = {one.name.removesuffix(_SUFFIX.get(one.type, "")): one for one in known}
+    seen: set[str] = set()
+    for name, family in families(text).items():
+        if not name.startswith("hauberk_"):
+            continue
+        metric = by_name[name]
+        assert family.type == metric.type, name
+        assert family.documentation == metric.help
+        seen.add(metric.name)
+        for sample in family.samples:
+            extra = {"le"} if sample.name.endswith("_bucket") else set[str]()
+            assert set(sample.labels) == {*metric.labels, *extra}, sample
+    return seen
+
+
+# --- the table ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda one: one.name)
+def test_names_follow_the_conventions(metric: Metric):
+    assert re.fullmatch(r"hauberk_[a-z_]+", metric.name)
+    assert metric.name.endswith("_total") == (metric.type == "counter")
+    assert ("seconds" in metric.name) == (metric.type in ("histogram", "summary"))
+    assert list(metric.buckets) == sorted(metric.buckets)
+    assert bool(metric.buckets) == (metric.type == "histogram")
+    # who exports one alone need not say who
+    assert ("component" in metric.labels) == (len(metric.by) > 1 or metric is metrics.WATCH_RESTARTS)
+    assert metric.help.endswith(".")
+
+
+def test_the_page_and_the_table_hold_the_same_metrics():
+    rows = re.findall(
+        r"^\| `(hauberk_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*) \|$", PAGE.read_text(), re.MULTILINE
+    )
+    told = [(name, kind, re.findall(r"`(\w+)`", labels), by, said) for name, kind, labels, by, said in rows]
+    there = [(one.name, one.type, list(one.labels), ", ".join(one.by), one.help) for one in METRICS]
+    assert sorted(told) == sorted(there)
+
+
+# --- an agent's format -------------------------------------------------------------------------------------
+
+HISTOGRAM = Metric("h_seconds", "histogram", "h", ("type",), buckets=(0.1, 1.0))
+HOSTILE = Metric("c_total", "counter", 'back\\slash, "quote"\nand a line', ("one",))
+
+
+def test_a_histogram_counts_up_to_each_bound():
+    made = AgentMetrics()
+    for seconds in (0.05, 0.1, 0.5, 7.0):
+        made.observe(HISTOGRAM, seconds, "a")
+    text = made.text()
+    buckets = {le: value(text, "h_seconds_bucket", type="a", le=le) for le in ("0.1", "1.0", "+Inf")}
+    assert buckets == {"0.1": 2, "1.0": 3, "+Inf": 4}
+    assert value(text, "h_seconds_count", type="a") == 4
+    assert math.isclose(value(text, "h_seconds_sum", type="a"), 7.65)
+
+
+@pytest.mark.parametrize("label", ["plain", 'a"b', "a\\", "a\nb 1", "ä\u2028"])
+def test_no_label_breaks_out_of_its_quotes(label: str):
+    made = AgentMetrics()
+    made.count(HOSTILE, label, by=1234567)
+    made.count(HOSTILE, label)
+    assert value(made.text(), "c_total", one=label) == 1234568
+    assert families(made.text())["c"].documentation == HOSTILE.help
+
+
+def test_what_is_read_is_read_each_time():
+    made, left = AgentMetrics(), [3.0]
+    made.read = lambda: [Reading(metrics.PENDING, left[0], ("load",))]
+    assert value(made.text(), "hauberk_pending", component="agent", work="load") == 3
+    left[0] = 0.5
+    assert value(made.text(), "hauberk_pending", component="agent", work="load") == 0.5
+
+
+def test_both_write_the_same():
+    """The agent's format by hand says what the library says, of the metrics that all export."""
+    own, library = AgentMetrics(), OperatorMetrics("agent")
+    for one in (own, library):
+        one.keep(metrics.API_WRITES, [("ProfileNode", "busy")])
+        one.keep(metrics.AGENT_LOAD_DURATION, [("AppArmor",)])
+        one.observe(metrics.AGENT_LOAD_DURATION, 0.3, "AppArmor")
+        one.count(metrics.API_WRITES, "ProfileNode", "done", by=2)
+        one.read = lambda: [Reading(metrics.PENDING, 2, ("load",))]
+    said = {
+        key: one
+        for key, one in samples(library.text("")[0].decode()).items()
+        if key[0].startswith("hauberk_")
+    }
+    assert samples(own.text()) == said
+
+
+# --- an agent ----------------------------------------------------------------------------------------------
+
+
+class Measured(Node):
+    """An agent that counts."""
+
+    def start(self) -> None:
+        super().start()
+        self.counts = AgentMetrics()
+        main.begin(self.counts, ["AppArmor"])
+        self.counts.read = self.agent.readings
+        self.agent.counts = self.loop.counts = self.counts
+
+    async def scraped(self) -> httpx2.Response:
+        port, at = free_ports(1)[0], "127.0.0.1"
+        async with (
+            health.serve_metrics(self.counts, (at, port)),
+            httpx2.AsyncClient(trust_env=False) as client,
+        ):
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        return await client.get(f"http://{at}:{port}/metrics")
+                    except httpx2.ConnectError:
+                        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def node(tree: Tree, loader: Loader) -> Measured:
+    return Measured(tree, loader)
+
+
+async def test_an_agents_metrics_move_with_what_it_does(node: Measured):
+    before = (await node.scraped()).text
+    assert value(before, "hauberk_agent_loads_total", type="AppArmor") == 0
+
+    node.tree.refused = {"bad"}
+    await node.given(revision("good"), revision("bad"))
+    said = await node.scraped()
+    text = said.text
+    assert said.headers["Content-Type"] == CONTENT_TYPE
+    assert value(text, "hauberk_agent_loads_total", type="AppArmor") == 1
+    assert value(text, "hauberk_agent_load_duration_seconds_count", type="AppArmor") >= 1
+    assert value(text, "hauberk_agent_failures_total", type="AppArmor", reason=Reason.LOAD_FAILED) >= 1
+    for state, count in (("held", 1), ("failed", 1), ("orphaned", 0)):
+        assert value(text, "hauberk_agent_profiles", type="AppArmor", state=state) == count
+    assert value(text, "hauberk_pending", component="agent", work="report") == 1
+    assert value(text, "hauberk_agent_repairs_total", type="AppArmor") == 0
+
+    node.tree.host.remove("good")
+    await node.settle()
+    assert value((await node.scraped()).text, "hauberk_agent_repairs_total", type="AppArmor") == 1
+
+
+async def test_what_an_agent_exports_is_what_the_table_says(node: Measured):
+    node.tree.refused = {"bad"}
+    await node.given(revision("good"), revision("bad"))
+    node.counts.observe(metrics.AGENT_ROUND_DURATION, 0.1, "AppArmor")
+    assert check((await node.scraped()).text, metrics.of(metrics.AGENT)) == {
+        one.name for one in metrics.of(metrics.AGENT)
+    }
+
+
+async def test_no_series_of_an_agent_names_a_profile(node: Measured):
+    await node.given(revision("unheard-of"))
+    assert "unheard" not in (await node.scraped()).text
+
+
+async def test_metrics_are_served_once_their_port_is_free(node: Measured, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(health, "RETRY_SECONDS", 0.01)
+    (port,) = free_ports(1)
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    told = asyncio.Event()
+    monkeypatch.setattr(health.log, "warning", lambda *_, **__: told.set())
+    async with health.serve_metrics(node.counts, ("127.0.0.1", port)):
+        async with asyncio.timeout(10):
+            await told.wait()  # of a try, which did not end the agent
+        taken.close()
+        await taken.wait_closed()
+        async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(10):
+            while True:
+                try:
+                    scraped = await client.get(f"http://127.0.0.1:{port}/metrics")
+                    break
+                except httpx2.TransportError:
+                    await asyncio.sleep(0.01)
+            assert scraped.is_success
+            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 404
+
+
+async def test_a_report_that_is_not_taken_ends_readiness(node: Measured):
+    agent = node.agent
+    assert not agent.is_ready()
+    agent.reported = True
+    assert agent.is_ready()
+    agent.untold_since = time.monotonic()
+    assert agent.is_ready()
+    agent.untold_since -= 181
+    assert not agent.is_ready()
+
+
+# --- operator and admission: the rest is in tests/kube ------------------------------------------------------
+
+
+def test_a_component_that_shares_a_metric_says_who_it_is():
+    made = of_loop("operator", ["nodes"], ["Lease"])
+    made.count(metrics.WATCH_EVENTS, "nodes")
+    text = made.text("")[0].decode()
+    assert value(text, "hauberk_watch_events_total", component="operator", kind="nodes") == 1
+    assert value(text, "hauberk_api_writes_total", component="operator", kind="Lease", result="refused") == 0
+    assert "_created" not in text
+
+
+def test_the_same_metric_of_another_type_is_told_apart():
+    """A test of the check itself: it fails where type or labels differ."""
+    made: Any = of_loop("operator", ["nodes"], [])
+    text = made.text("")[0].decode()
+    with pytest.raises(AssertionError):
+        check(text, [replace(one, labels=("other",)) for one in METRICS])
