@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httpx2
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault
+from hauberk.crds.metrics import RESULTS
 from hauberk.crds.models import ProfileStatus
 from hauberk.crds.names import SECURITY_PROFILES
 from hauberk.operator.budget import Budget
 from hauberk.operator.cluster import BUSY_SECONDS, PAGE, Held
 from hauberk.operator.loop import Loop
-from hauberk.operator.operators_cluster import OperatorsCluster
+from hauberk.operator.metrics import of_loop
+from hauberk.operator.operators_cluster import WRITES, OperatorsCluster
 from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 
@@ -151,6 +154,47 @@ async def test_a_refusal_is_no_matter_of_time():
         await cluster_of(lambda _: refused, clock).write_status("a", ProfileStatus())
     assert not isinstance(caught.value, BusyFault)
     assert clock.slept == []
+
+
+def broken(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("no way", request=request)
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (lambda _: httpx2.Response(200, json=body("a")), "done"),
+        (lambda _: httpx2.Response(404, json=status(404, "NotFound")), "gone"),
+        (lambda _: httpx2.Response(409, json=status(409, "Conflict")), "conflict"),
+        (lambda _: httpx2.Response(403, json=status(403, "Forbidden")), "refused"),
+        (lambda _: httpx2.Response(500, text="of a proxy between"), "refused"),
+        (lambda _: busy("60", plain=True), "busy"),
+        (broken, "unanswered"),
+    ],
+)
+async def test_each_write_is_counted_by_what_became_of_it(answer: Answer, result: str):
+    counts = of_loop("operator", (), WRITES)
+    cluster = replace(cluster_of(answer, Clock()), counts=counts)
+    with contextlib.suppress(ClusterFault):
+        await cluster.write_status("a", ProfileStatus())
+    with contextlib.suppress(ClusterFault):
+        await cluster.take_lease(Held("", 12, 0, "1"), "me", 12)
+
+    def told(kind: str) -> dict[str, float | None]:
+        labels = {"component": "operator", "kind": kind}
+        read = counts.registry.get_sample_value
+        return {one: read("hauberk_api_writes_total", {**labels, "result": one}) for one in RESULTS}
+
+    assert told("SecurityProfileStatus") == told("Lease") == {one: float(one == result) for one in RESULTS}
+
+
+async def test_a_write_that_is_sent_again_is_counted_again():
+    counts = of_loop("operator", (), WRITES)
+    answers = in_turn(busy(), httpx2.Response(200, json=body("a")))
+    await replace(cluster_of(answers, Clock()), counts=counts).write_status("a", ProfileStatus())
+    for result in ("busy", "done"):
+        labels = {"component": "operator", "kind": "SecurityProfileStatus", "result": result}
+        assert counts.registry.get_sample_value("hauberk_api_writes_total", labels) == 1
 
 
 async def test_a_lease_waits_for_no_write():
