@@ -1,4 +1,4 @@
-"""What deploy/monitoring asks, warns of and shows: of metrics that there are, and tested by Prometheus' own tool."""
+"""What deploy/monitoring asks, warns of and shows: metrics that there are; and Prometheus' own tool tests it."""
 
 from __future__ import annotations
 
