@@ -32,7 +32,7 @@ def profile(
 
 
 def snapshot(*profiles: SecurityProfile, **more: Any) -> Snapshot:
-    given = {"revisions": {}, "reports": {}, "nodes": {}, "agents": {}, "now": NOW, **more}
+    given: dict[str, Any] = {"revisions": {}, "reports": {}, "nodes": {}, "agents": {}, "now": NOW, **more}
     return Snapshot(profiles={one.metadata.name: one for one in profiles}, **given)
 
 

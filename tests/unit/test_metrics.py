@@ -175,9 +175,16 @@ async def test_no_series_of_an_agent_names_a_profile(node: Measured):
 async def test_metrics_are_served_once_their_port_is_free(node: Measured, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(health, "RETRY_SECONDS", 0.01)
     (port,) = free_ports(1)
-    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
     told = asyncio.Event()
-    monkeypatch.setattr(health.log, "warning", lambda *_, **__: told.set())
+
+    def nothing(*_: object) -> None:
+        """Answer nobody."""
+
+    def warn(*_: object, **__: object) -> None:
+        told.set()
+
+    taken = await asyncio.start_server(nothing, "127.0.0.1", port)
+    monkeypatch.setattr(health.log, "warning", warn)
     async with health.serve_metrics(node.counts, ("127.0.0.1", port)):
         async with asyncio.timeout(10):
             await told.wait()  # of a try, which did not end the agent

@@ -1,4 +1,4 @@
-"""What deploy/monitoring asks, warns of and shows: metrics that there are; and Prometheus' own tool tests it."""
+"""What deploy/monitoring asks, warns of and shows: as the table of metrics and as Prometheus sees it."""
 
 from __future__ import annotations
 

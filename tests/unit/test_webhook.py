@@ -91,7 +91,7 @@ async def test_each_answer_is_counted_by_its_verdict(
     counts.keep(metrics.WEBHOOK_DURATION)
     judging = Judging(Judge(parser, Renderer()))
     publisher = Publisher(cast("AdmissionsCluster", Api()), judging=judging)
-    webhook = Webhook(publisher, served, lambda: True, *free_ports(1), counts=counts)
+    webhook = Webhook(publisher, served, lambda: True, free_ports(1)[0], counts=counts)
     await webhook.start()
     try:
         async with httpx2.AsyncClient(
