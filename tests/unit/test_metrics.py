@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hauberk.crds import metrics
 from hauberk.crds.metrics import METRICS, Metric, Reading
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import health, main
+from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.metrics import CONTENT_TYPE
 from hauberk.daemonset.metrics import Metrics as AgentMetrics
 from hauberk.operator.metrics import Metrics as OperatorMetrics
@@ -156,6 +158,47 @@ async def test_an_agents_metrics_move_with_what_it_does(node: Measured):
     node.tree.host.remove("good")
     await node.settle()
     assert value((await node.scraped()).text, "hauberk_agent_repairs_total", type="AppArmor") == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Loader):
+    """A parser that takes its time."""
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def compile(self, text: str, mode: str) -> bytes:
+        await self.done.wait()
+        return await super().compile(text, mode)
+
+
+async def test_what_an_agent_has_still_to_do_is_pending(
+    tree: Tree, loader: Loader, monkeypatch: pytest.MonkeyPatch
+):
+    def quiet(*_: object) -> contextlib.nullcontext[None]:  # a folder has no file that could be polled
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(AppArmor, "changes", quiet)
+    slow = Slow(features=loader.features)
+    node = Measured(tree, slow)
+
+    async def becomes(left: float, rounds: float) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                text = node.counts.text()
+                now = value(text, "hauberk_pending", component="agent", work="load")
+                if now == left and value(text, ROUNDS, type="AppArmor") > rounds:
+                    return
+                await asyncio.sleep(0.01)
+
+    node.shows(revision("p"), revision("q"))
+    task = asyncio.create_task(node.loop.run())
+    await becomes(2, 0)
+    slow.done.set()
+    await becomes(0, 1)
+    task.cancel()
+
+
+ROUNDS = "hauberk_agent_round_duration_seconds_count"
 
 
 async def test_what_an_agent_exports_is_what_the_table_says(node: Measured):
