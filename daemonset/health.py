@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -27,7 +28,8 @@ ALIVE_SECONDS = 900.0
 PORT_SECONDS = 15.0
 # Where another program has it for longer: an agent does its work without being asked.
 RETRY_SECONDS = 10.0
-# Whoever reaches the node may connect; more than this at once is nobody's who means well.
+# Whoever reaches the node may ask for metrics; more than this at once is nobody's who means well. The kubelet
+# must not be kept from its probes by others, so these have no limit.
 AT_ONCE = 8
 _REQUEST_BYTES = 4096
 
@@ -70,7 +72,7 @@ async def serve_metrics(metrics: Metrics, at: tuple[str, int] | None) -> AsyncGe
         told = ""
         while True:
             try:
-                server = await _listen(lambda request: _measured(metrics, request), *at)
+                server = await _listen(lambda request: _measured(metrics, request), *at, AT_ONCE)
                 break
             except OSError as error:
                 if str(error) != told:
@@ -89,14 +91,14 @@ async def serve_metrics(metrics: Metrics, at: tuple[str, int] | None) -> AsyncGe
             await task
 
 
-async def _listen(answer: _Answer, address: str, port: int) -> asyncio.Server:
+async def _listen(answer: _Answer, address: str, port: int, at_once: float = math.inf) -> asyncio.Server:
     open_now = 0
 
     async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal open_now
         open_now += 1
         try:
-            if open_now <= AT_ONCE:
+            if open_now <= at_once:
                 with contextlib.suppress(
                     OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
                 ):

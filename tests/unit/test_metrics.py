@@ -244,6 +244,48 @@ async def test_metrics_are_served_once_their_port_is_free(node: Measured, monkey
             assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 404
 
 
+async def test_the_kubelet_hears_what_is_so(node: Measured):
+    (port,) = free_ports(1)
+    agent = node.agent
+    async with (
+        health.serve(agent, port),
+        httpx2.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+
+        async def told() -> list[int]:
+            return [(await client.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
+
+        assert await told() == [200, 503, 404]
+        agent.reported, agent.untold_since = True, None
+        assert await told() == [200, 200, 404]
+        node.loop.alive_at -= health.ALIVE_SECONDS
+        assert await told() == [503, 503, 404]
+
+
+async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as soon as someone listens."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0)
+
+
+async def test_who_says_nothing_or_too_much_is_let_go(node: Measured):
+    (port,) = free_ports(1)
+    async with health.serve_metrics(node.counts, ("127.0.0.1", port)):
+        reader, writer = await connected(port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n" + b"x" * 9000)
+        assert await reader.read() == b""
+        writer.close()
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(health.AT_ONCE)]
+        one_too_many, other = await asyncio.open_connection("127.0.0.1", port)
+        assert await one_too_many.read() == b""
+        for _, each in [*held, (one_too_many, other)]:
+            each.close()
+
+
 async def test_a_report_that_is_not_taken_ends_readiness(node: Measured):
     agent = node.agent
     assert not agent.is_ready()
