@@ -190,6 +190,15 @@ PENDING = Metric(
     ALL,
 )
 
+WATCH_RESTARTS = Metric(
+    "hauberk_watch_restarts_total",
+    "counter",
+    "Watches that were begun again, by kind and cause: expired (with a new list), and of agents also ended "
+    "(the time was over), broken, refused.",
+    (COMPONENT, "kind", "cause"),
+    ALL,
+)
+
 # --- agents ------------------------------------------------------------------------------------------------
 
 AGENT_PROFILES = Metric(
@@ -235,21 +244,11 @@ AGENT_ROUND_DURATION = Metric(
     ("type",),
     (AGENT,),
 )
-WATCH_RESTARTS = Metric(
-    "hauberk_watch_restarts_total",
-    "counter",
-    "Watches that were begun again, by kind and cause: ended (the time was over), broken, expired (listed "
-    "anew), refused.",
-    (COMPONENT, "kind", "cause"),
-    (AGENT,),
-)
-
 METRICS: tuple[Metric, ...] = (
     *(PROFILES, PROFILE_READY, PROFILE_NODES_TARGETED, PROFILE_NODES, PROBLEMS, AGENTS, DRIFT_REPAIRS),
     *(LEADER, ROUND_DURATION, RETRIES, WATCH_EVENTS, MISSED_CHANGES, WEBHOOK_DURATION, WEBHOOK_ANSWERS),
-    *(API_WRITES, PENDING),
+    *(API_WRITES, PENDING, WATCH_RESTARTS),
     *(AGENT_PROFILES, AGENT_LOADS, AGENT_LOAD_DURATION, AGENT_FAILURES, AGENT_REPAIRS, AGENT_ROUND_DURATION),
-    WATCH_RESTARTS,
 )
 
 # The words of labels that are few and known beforehand: a counter is there, at zero, before it moves, so that

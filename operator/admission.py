@@ -21,6 +21,7 @@ from . import handlers, probes
 from .admissions_cluster import WRITES, AdmissionsCluster
 from .election import Election
 from .judging import Judging
+from .loop import KINDS
 from .metrics import of_loop
 from .publisher import Publisher
 from .trust import Trust
@@ -30,7 +31,7 @@ from .webhook import PORT, Webhook
 async def run() -> None:
     """Run the admission until SIGTERM."""
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
-    counts = of_loop(metrics.ADMISSION, Publisher.kinds, WRITES)
+    counts = of_loop(metrics.ADMISSION, [KINDS[one] for one in Publisher.kinds], WRITES)
     counts.keep(metrics.WEBHOOK_ANSWERS, [(verdict,) for verdict in metrics.VERDICTS])
     counts.keep(metrics.WEBHOOK_DURATION)
     cluster = AdmissionsCluster(AsyncClient(), namespace, counts=counts)

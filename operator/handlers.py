@@ -138,7 +138,8 @@ def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:
 
     def seen(plural: str, name: str, event: Any) -> None:
         # The object as it was decoded: kopf's body is a view, from which it would be copied.
-        loop.seen(plural, name, event["object"], deleted=event["type"] == "DELETED")
+        kind = event["type"]  # None while kopf lists
+        loop.seen(plural, name, event["object"], deleted=kind == "DELETED", listed=kind is None)
 
     for plural in _KINDS:
 

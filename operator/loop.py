@@ -20,7 +20,15 @@ import structlog
 import tenacity
 
 from ..crds.errors import BusyFault, ClusterFault
-from ..crds.metrics import MISSED_CHANGES, RETRIES, ROUND_DURATION, WATCH_EVENTS, Counts, Uncounted
+from ..crds.metrics import (
+    MISSED_CHANGES,
+    RETRIES,
+    ROUND_DURATION,
+    WATCH_EVENTS,
+    WATCH_RESTARTS,
+    Counts,
+    Uncounted,
+)
 from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile, decode
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
@@ -82,6 +90,7 @@ class Loop(Generic[C]):
         ready: whether everything was read once.
         counts: is told what happens.
         alive_at: when it was last seen to go on (monotonic seconds).
+        listed: by kind, whether what was seen last came of the list that a watch begins with.
         clock: seconds that only go forward.
         due: when to decide again even if nothing happens until then, by that clock.
         effort: how much of the processor's time it may take.
@@ -107,6 +116,7 @@ class Loop(Generic[C]):
     ready: bool = False
     counts: Counts = field(default_factory=Uncounted)
     alive_at: float = field(default_factory=time.monotonic)
+    listed: dict[str, bool] = field(default_factory=dict[str, bool])
     died: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -135,9 +145,14 @@ class Loop(Generic[C]):
 
     # --- what handlers tell -------------------------------------------------------------------------------
 
-    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
-        """Take note of an object as it is now: a watch told of it."""
-        self.counts.count(WATCH_EVENTS, plural)
+    def seen(
+        self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool, listed: bool = False
+    ) -> None:
+        """Take note of an object as it is now: a watch told of it, or the list that the watch begins with."""
+        if listed and self.listed.get(plural) is False:
+            self.counts.count(WATCH_RESTARTS, KINDS[plural], "expired")
+        self.listed[plural] = listed
+        self.counts.count(WATCH_EVENTS, KINDS[plural])
         self._note(plural, name, body, deleted=deleted)
 
     def _note(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
@@ -219,12 +234,12 @@ class Loop(Generic[C]):
                 if name not in store:  # else a watch told of it, and of something newer
                     self._note(plural, name, body, deleted=False)
                     if self.ready and name in store:
-                        self.counts.count(MISSED_CHANGES, plural)
+                        self.counts.count(MISSED_CHANGES, KINDS[plural])
                 await self.let_others()
             for name in before.keys() - present:
                 if store.get(name) is before[name]:  # else a watch told of it while the list was read
                     self._note(plural, name, {}, deleted=True)
-                    self.counts.count(MISSED_CHANGES, plural)
+                    self.counts.count(MISSED_CHANGES, KINDS[plural])
         self.sharing.forget(self.reports.values())
 
     async def _relist_now_and_then(self) -> None:
@@ -382,6 +397,14 @@ class Loop(Generic[C]):
         return faults
 
 
+# What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.
+KINDS = {
+    SECURITY_PROFILES: "SecurityProfile",
+    PROFILE_REVISIONS: "ProfileRevision",
+    PROFILE_NODES: "ProfileNode",
+    "nodes": "Node",
+    "pods": "Pod",
+}
 _READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     SECURITY_PROFILES: lambda body: decode(SecurityProfile, body),
     PROFILE_REVISIONS: lambda body: decode(ProfileRevision, body),

@@ -17,6 +17,7 @@ from . import handlers, probes
 from .agents import OnNodes
 from .controller import Controller
 from .election import Election
+from .loop import KINDS
 from .metrics import of_loop
 from .operators_cluster import WRITES, OperatorsCluster
 
@@ -24,7 +25,7 @@ from .operators_cluster import WRITES, OperatorsCluster
 async def run() -> None:
     """Run the operator until SIGTERM."""
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
-    counts = of_loop(metrics.OPERATOR, Controller.kinds, WRITES)
+    counts = of_loop(metrics.OPERATOR, [KINDS[one] for one in Controller.kinds], WRITES)
     cluster = OperatorsCluster(AsyncClient(), namespace, counts=counts)
     pod = os.environ.get("POD_NAME", "")
     election = Election(cluster, identity=pod or os.uname().nodename)

@@ -6,7 +6,7 @@ The agent has a module of its own (`daemonset/metrics.py`): this library is a me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 
 from prometheus_client import (
@@ -101,12 +101,13 @@ class Metrics(Collector):
         return (self.component, *labels) if COMPONENT in metric.labels else labels
 
 
-def of_loop(component: str, kinds: Iterable[str], writes: Iterable[str]) -> Metrics:
+def of_loop(component: str, kinds: Collection[str], writes: Iterable[str]) -> Metrics:
     """Return what every process with a loop counts: about these kinds of objects, and these writes."""
     made = Metrics(component)
     made.keep(metrics.ROUND_DURATION, [()])
     made.keep(metrics.RETRIES, [("list",), ("start",), ("write",)])
     made.keep(metrics.WATCH_EVENTS, [(kind,) for kind in kinds])
     made.keep(metrics.MISSED_CHANGES, [(kind,) for kind in kinds])
+    made.keep(metrics.WATCH_RESTARTS, [(kind, "expired") for kind in kinds])
     made.keep(metrics.API_WRITES, [(write, result) for write in writes for result in metrics.RESULTS])
     return made

@@ -52,7 +52,7 @@ def test_the_operator_tells_what_the_cluster_is_like(cluster: Cluster):
     assert seen("api_writes_total", kind="SecurityProfile", **done) >= 1  # its finalizer
     assert seen("api_writes_total", kind="Lease", **done) >= 1
     rounds = seen("round_duration_seconds_count", component="operator")
-    events = seen("watch_events_total", component="operator", kind="profilenodes")
+    events = seen("watch_events_total", component="operator", kind="ProfileNode")
     assert min(rounds, events) >= 1
 
     problem = {"revision": digest, "reason": "LoadFailed", "message": "no"}
@@ -73,7 +73,7 @@ def test_the_operator_tells_what_the_cluster_is_like(cluster: Cluster):
     assert seen("profiles", type="AppArmor", reason="Ready") == 0
     assert seen("api_writes_total", kind="SecurityProfileStatus", **done) > written
     assert seen("round_duration_seconds_count", component="operator") > rounds
-    assert seen("watch_events_total", component="operator", kind="profilenodes") > events
+    assert seen("watch_events_total", component="operator", kind="ProfileNode") > events
 
 
 def test_the_operator_exports_what_the_table_says(cluster: Cluster):

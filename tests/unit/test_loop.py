@@ -221,7 +221,7 @@ async def test_a_loop_that_waits_for_the_api_from_the_start_is_alive():
 
 async def test_what_a_loop_meets_is_counted():
     api = Api()
-    counts = of_loop("operator", (SECURITY_PROFILES, PROFILE_NODES), ())
+    counts = of_loop("operator", ("SecurityProfile", "ProfileNode"), ())
     loop = Failing(cast("Cluster", api), kinds=(SECURITY_PROFILES, PROFILE_NODES), counts=counts)
 
     def told(name: str, **labels: str) -> float | None:
@@ -232,11 +232,22 @@ async def test_what_a_loop_meets_is_counted():
     await until(lambda: loop.rounds == 3)
     assert told("retries_total", work="write") == 2
     assert told("round_duration_seconds_count") == 3
-    assert told("missed_changes_total", kind=SECURITY_PROFILES) == 0  # the first list is no news
+    assert told("missed_changes_total", kind="SecurityProfile") == 0  # the first list is no news
     loop.seen(SECURITY_PROFILES, "told", body("told"), deleted=False)
-    assert told("watch_events_total", kind=SECURITY_PROFILES) == 1
+    assert told("watch_events_total", kind="SecurityProfile") == 1
     api.listed = {SECURITY_PROFILES: [body("told"), body("missed")]}
     await loop.relist()
-    assert told("missed_changes_total", kind=SECURITY_PROFILES) == 2  # one is new, and one is gone
-    assert told("watch_events_total", kind=SECURITY_PROFILES) == 1
+    assert told("missed_changes_total", kind="SecurityProfile") == 2  # one is new, and one is gone
+    assert told("watch_events_total", kind="SecurityProfile") == 1
     task.cancel()
+
+
+async def test_a_watch_that_lists_anew_is_counted_once():
+    counts = of_loop("operator", ("SecurityProfile",), ())
+    loop = Rounds(cast("Cluster", Api()), kinds=(SECURITY_PROFILES,), counts=counts)
+    labels = {"component": "operator", "kind": "SecurityProfile", "cause": "expired"}
+    told: list[float | None] = []
+    for listed in (True, True, False, True, True, False):
+        loop.seen(SECURITY_PROFILES, "a", body("a"), deleted=False, listed=listed)
+        told.append(counts.registry.get_sample_value("hauberk_watch_restarts_total", labels))
+    assert told == [0, 0, 0, 1, 1, 1]  # the first list is no restart

@@ -42,7 +42,7 @@ def test_names_follow_the_conventions(metric: Metric):
     assert list(metric.buckets) == sorted(metric.buckets)
     assert bool(metric.buckets) == (metric.type == "histogram")
     # who exports one alone need not say who
-    assert ("component" in metric.labels) == (len(metric.by) > 1 or metric is metrics.WATCH_RESTARTS)
+    assert ("component" in metric.labels) == (len(metric.by) > 1)
     assert metric.help.endswith(".")
 
 
@@ -301,17 +301,17 @@ async def test_a_report_that_is_not_taken_ends_readiness(node: Measured):
 
 
 def test_a_component_that_shares_a_metric_says_who_it_is():
-    made = of_loop("operator", ["nodes"], ["Lease"])
-    made.count(metrics.WATCH_EVENTS, "nodes")
+    made = of_loop("operator", ["Node"], ["Lease"])
+    made.count(metrics.WATCH_EVENTS, "Node")
     text = made.text("")[0].decode()
-    assert value(text, "hauberk_watch_events_total", component="operator", kind="nodes") == 1
+    assert value(text, "hauberk_watch_events_total", component="operator", kind="Node") == 1
     assert value(text, "hauberk_api_writes_total", component="operator", kind="Lease", result="refused") == 0
     assert "_created" not in text
 
 
 def test_the_same_metric_of_another_type_is_told_apart():
     """A test of the check itself: it fails where type or labels differ."""
-    made: Any = of_loop("operator", ["nodes"], [])
+    made: Any = of_loop("operator", ["Node"], [])
     text = made.text("")[0].decode()
     with pytest.raises(AssertionError):
         check(text, [replace(one, labels=("other",)) for one in METRICS])
