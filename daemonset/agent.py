@@ -19,6 +19,7 @@ import tenacity
 
 from ..crds.errors import ClusterFault
 from ..crds.facts import facts_key
+from ..crds.metrics import AGENT_PROFILES, PENDING, Counts, Reading, Uncounted
 from ..crds.models import Facts, ProfileNode, ProfileRevision
 from . import facts, news, report
 from .api import backoff
@@ -43,6 +44,8 @@ TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0
 BAD_NEWS_SECONDS = 1.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
 ASK_SECONDS = 300.0
+# A report that the API has not taken for so long may say there what is not so any more.
+BEHIND_SECONDS = 180.0
 # Without a backend there is nothing to list, so nothing tells it that Hauberk's kinds were made anew.
 ASK_UNSUPPORTED_SECONDS = 45.0
 
@@ -62,6 +65,8 @@ class Agent:
         took: how many seconds that took.
         nodes: how many there are with an agent, as far as is known.
         counted: they could be counted the last time.
+        counts: is told what happens.
+        untold_since: since when the API lacks what there is to report (monotonic seconds), where it does.
     """
 
     host: Host
@@ -79,12 +84,16 @@ class Agent:
     took: float = 0.0
     nodes: int = 1
     counted: bool = True
+    counts: Counts = field(default_factory=Uncounted)
+    untold_since: float | None = None
     reconcilers: dict[str, Reconciler] = field(init=False)
     started_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         """Make a loop for each backend."""
-        self.reconcilers = {one.type: Reconciler(self.host, one, self._report) for one in self.backends}
+        self.reconcilers = {
+            one.type: Reconciler(self.host, one, self._report, counts=self.counts) for one in self.backends
+        }
 
     @property
     def spacing(self) -> float:
@@ -96,6 +105,22 @@ class Agent:
     def alive_at(self) -> float:
         """Return when the loop that has been busy for longest was last seen alive (monotonic seconds)."""
         return min((one.alive_at for one in self.reconcilers.values()), default=time.monotonic())
+
+    def is_ready(self) -> bool:
+        """Return whether the API has this node's report, or had it a short while ago."""
+        since = self.untold_since
+        return self.reported and (since is None or time.monotonic() - since < BEHIND_SECONDS)
+
+    def readings(self) -> list[Reading]:
+        """Return what there is on this node, in figures."""
+        found = [Reading(PENDING, self.untold_since is not None, ("report",))]
+        left = sum(one.left for one in self.reconcilers.values())
+        found.append(Reading(PENDING, left, ("load",)))
+        for kind, one in self.reconcilers.items():
+            if section := one.section:
+                states = {"held": section.profiles, "failed": section.problems, "orphaned": section.orphans}
+                found += [Reading(AGENT_PROFILES, len(of), (kind, state)) for state, of in states.items()]
+        return found
 
     async def run(self) -> None:
         """Run until cancelled; a failure of any part ends it, so that Kubernetes restarts it whole."""
@@ -160,12 +185,14 @@ class Agent:
         if made != self.profile_node:
             self.profile_node = made
             self.dirty.set()
+            self._is_untold()
 
     async def _write_reports(self) -> None:
         """Write the ProfileNode when it changed: at once after a quiet time, then spaced."""
         while True:
             await self._next_turn()
             if self.profile_node is None or self.profile_node == self.written:
+                self.untold_since = None
                 continue  # it is again what the API has
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(ClusterFault),
@@ -179,10 +206,15 @@ class Agent:
                     began = time.monotonic()
                     await self.cluster.write(writing)
                     self.took = time.monotonic() - began
-                    self.written = writing
+                    self.written, self.untold_since = writing, None
+                    if self.profile_node != writing:
+                        self._is_untold()
                     log.info("reported", summary=writing.status.summary)
             self.written_at = time.monotonic()
             self.reported = True
+
+    def _is_untold(self) -> None:
+        self.untold_since = time.monotonic() if self.untold_since is None else self.untold_since
 
     async def _next_turn(self) -> None:
         """Return when the report changed and may be written; what turns up meanwhile may be more urgent."""
@@ -224,6 +256,7 @@ class Agent:
                 if asked and not await self.cluster.holds(asked) and self.written is asked:
                     self.written = None
                     self.dirty.set()
+                    self._is_untold()
             except ClusterFault as fault:
                 log.warning("can't see the report", message=fault.message)
 

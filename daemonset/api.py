@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ import structlog
 import tenacity
 
 from ..crds.errors import ClusterFault
+from ..crds.metrics import API_WRITES, Counts, Uncounted, result_of
 from ..crds.models import Metadata, Model
 from ..crds.reasons import Reason
 from .way import Way
@@ -83,6 +84,11 @@ class Resource(Generic[T]):
     path: str
     model: type[T]
     fields: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Return Kubernetes' name of the kind."""
+        return self.model.__name__.removesuffix("Object")
 
     @cached_property
     def decoder(self) -> msgspec.json.Decoder[T]:
@@ -179,13 +185,15 @@ class Api:
     Attributes:
         client: for what is answered at once.
         watcher: for watches.
+        counts: is told of writes, and of watches that end.
     """
 
     client: httpx2.AsyncClient
     watcher: httpx2.AsyncClient
+    counts: Counts = field(default_factory=Uncounted)
 
     @classmethod
-    def open(cls, way: Way) -> Api:
+    def open(cls, way: Way, counts: Counts | None = None) -> Api:
         """Return the API server at the end of a way; nothing is asked of it yet.
 
         There are two connections. Both watches share one (HTTP/2), where each would have one of its own. No
@@ -193,7 +201,7 @@ class Api:
         answer there already waits behind whoever is next and has none. Two take turns; a report beside two
         silent watches waited for the next bookmark, for up to a minute.
         """
-        return cls(_client(way), _client(way, http2=True))
+        return cls(_client(way), _client(way, http2=True), counts or Uncounted())
 
     async def close(self) -> None:
         """Close every connection."""
@@ -271,7 +279,12 @@ class Api:
     async def apply(self, what: Resource[T], name: str, body: Model, manager: str) -> None:
         """Create or update an object with the fields of `body`, for a field manager (server-side apply)."""
         params = {"fieldManager": manager, "force": "true"}
-        await self._ask("PATCH", f"{what.path}/{name}", params, msgspec.json.encode(body))
+        try:
+            await self._ask("PATCH", f"{what.path}/{name}", params, msgspec.json.encode(body))
+        except ApiFault as fault:
+            self.counts.count(API_WRITES, what.kind, result_of(fault.code or None))
+            raise
+        self.counts.count(API_WRITES, what.kind, "done")
 
     async def _ask(
         self, method: str, path: str, params: dict[str, str] | None = None, body: bytes | None = None

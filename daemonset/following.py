@@ -19,6 +19,7 @@ from typing import NoReturn
 import structlog
 import tenacity
 
+from ..crds.metrics import WATCH_RESTARTS
 from .api import CACHED, FRESH, GATEWAY_TIMEOUT, GONE, Api, ApiFault, ExpiredFault, Resource, T, backoff
 
 log = structlog.get_logger()
@@ -92,6 +93,7 @@ async def _watch(api: Api, what: Resource[T], version: str, changed: Callable[[s
             await _patiently(what, "watch")(_watch_once, api, what, place, changed)
         except ExpiredFault as fault:
             log.info("listing anew", kind=what.model.__name__, why=fault.message)
+            api.counts.count(WATCH_RESTARTS, what.kind, "expired")
             # What the API server has in memory may be older than what was seen; going back in time would take
             # up what was withdrawn. Where not even the list could be watched from, only etcd's word counts.
             return place.version if fault.code == GONE and place.version != version else FRESH
@@ -125,6 +127,8 @@ async def _watch_once(
     except ApiFault as fault:
         failed = fault
     cut_off = failed is not None and failed.code == 0
+    cause = "ended" if failed is None else "broken" if cut_off else "refused"
+    api.counts.count(WATCH_RESTARTS, what.kind, cause)
     if taken is None or time.monotonic() - taken < min(SHORT_SECONDS, seconds / 2):
         place.broken = place.broken or cut_off
         raise failed or ApiFault("the API server ended the watch at once")

@@ -11,10 +11,11 @@ import dataclasses
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..crds.logs import configure
+from ..crds import logs, metrics
 from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
@@ -23,6 +24,7 @@ from .apparmor import AppArmor
 from .backend import Backend
 from .cluster import Cluster
 from .host import KUBELET, ROOT, Host
+from .metrics import Metrics
 from .seccomp import Seccomp
 from .selinux import SELinux
 from .semodule import PRIORITY, Store
@@ -36,6 +38,7 @@ class Settings:
     Attributes:
         node: the node's name.
         port: for the kubelet's probes, on loopback.
+        asked_at: the node's address and the port there for Prometheus; None where nothing is to listen.
         whole_host: the node's root directory is there, to run the node's own semodule in: without it this is
             the agent of nodes without SELinux.
         kubelet: the kubelet's directory on the node.
@@ -47,6 +50,7 @@ class Settings:
     whole_host: bool
     kubelet: str
     priority: int
+    asked_at: tuple[str, int] | None = None
 
 
 async def backends(host: Host, cluster: Cluster, settings: Settings) -> list[Backend]:
@@ -72,20 +76,44 @@ async def run(settings: Settings) -> None:
     kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
     host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
     way = of_pod(os.environ)
-    cluster = Cluster(Api.open(way), settings.node, way.namespace)
-    agent = Agent(host, cluster, await backends(host, cluster, settings), settings.node)
+    counts = Metrics()
+    cluster = Cluster(Api.open(way, counts), settings.node, way.namespace)
+    found = await backends(host, cluster, settings)
+    agent = Agent(host, cluster, found, settings.node, counts=counts)
+    begin(counts, [one.type for one in found])
+    counts.read = agent.readings
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    async with health.serve(agent, settings.port):
+    async with health.serve(agent, settings.port), health.serve_metrics(counts, settings.asked_at):
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
 
+def begin(counts: Metrics, types: Sequence[str]) -> None:
+    """Begin what is counted at zero: what is not there yet can't be seen to move."""
+    counts.keep(metrics.API_WRITES, [("ProfileNode", result) for result in metrics.RESULTS])
+    kinds = ("Node", "ProfileRevision") if types else ("Node",)
+    counts.keep(metrics.WATCH_RESTARTS, [(kind, cause) for kind in kinds for cause in metrics.CAUSES])
+    each = [(one,) for one in types]
+    for one in (metrics.AGENT_LOADS, metrics.AGENT_LOAD_DURATION, metrics.AGENT_REPAIRS):
+        counts.keep(one, each)
+    counts.keep(metrics.AGENT_ROUND_DURATION, each)
+
+
+def _asked_at() -> tuple[str, int] | None:
+    port = int(os.environ.get("METRICS_PORT") or "0")
+    return (os.environ.get("POD_IP") or "127.0.0.1", port) if port else None
+
+
 def main() -> int:
-    """Run the agent; return the exit code: 0 after SIGTERM, 2 where a setting is missing."""
-    configure()
+    """Run the agent; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
+    try:
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
+    except logs.FormatError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     node = os.environ.get("NODE_NAME", "")
     if not node:
         sys.stderr.write("NODE_NAME is not set; the agent runs as a pod of the hauberk-agent DaemonSet\n")
@@ -99,6 +127,7 @@ def main() -> int:
                     whole_host=os.environ.get("WHOLE_HOST") == "true",
                     kubelet=os.environ.get("KUBELET_DIR", KUBELET),
                     priority=int(os.environ.get("SELINUX_PRIORITY", str(PRIORITY))),
+                    asked_at=_asked_at(),
                 )
             )
         )

@@ -20,6 +20,15 @@ import msgspec
 import structlog
 
 from ..crds.errors import Fault, InputFault
+from ..crds.metrics import (
+    AGENT_FAILURES,
+    AGENT_LOAD_DURATION,
+    AGENT_LOADS,
+    AGENT_REPAIRS,
+    AGENT_ROUND_DURATION,
+    Counts,
+    Uncounted,
+)
 from ..crds.models import Problem, ProfileRevision, Remark, Section
 from ..crds.names import ANY_FACTS
 from ..crds.reasons import Reason
@@ -78,6 +87,8 @@ class Reconciler:
         labels: of the node; None before they are known.
         kind: of the node, by `facts_key`.
         section: what there is to report; None before anything was read.
+        counts: is told what is done.
+        left: how many steps the last round left to be done.
     """
 
     host: Host
@@ -86,6 +97,8 @@ class Reconciler:
     labels: Mapping[str, str] | None = None
     kind: str = ANY_FACTS
     section: Section | None = None
+    counts: Counts = field(default_factory=Uncounted)
+    left: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     revisions: Revisions = field(init=False)
     planner: Planner = field(default_factory=Planner)
@@ -114,7 +127,11 @@ class Reconciler:
         compiling = Compiling(self.backend.prepare, self._failed, self.wake)
         with self.backend.changes(self.wake), contextlib.closing(compiling):
             while True:
-                self._tell(await self.reconcile(compiling))
+                began = time.monotonic()
+                look = await self.reconcile(compiling)
+                self.counts.observe(AGENT_ROUND_DURATION, time.monotonic() - began, self.backend.type)
+                self.left = len(look.plan.steps)
+                self._tell(look)
                 self.alive_at = time.monotonic()
                 await self._wait(self._next(compiling))
 
@@ -267,11 +284,14 @@ class Reconciler:
         acted: list[Step] = [*away, *(one.step for one in ready)]
         if not acted:
             return []
+        began = time.monotonic()
         with self._told_in_time():
             try:
                 outcome = await self.backend.carry_out(away, ready, self.holdings)
             except Exception as error:  # noqa: BLE001 - told apart by _failed
                 outcome = {step.key: error for step in acted}
+        if ready:
+            self.counts.observe(AGENT_LOAD_DURATION, time.monotonic() - began, self.backend.type)
         for step in acted:
             became = outcome[step.key]
             if isinstance(became, Exception):
@@ -282,8 +302,10 @@ class Reconciler:
             else:
                 self._hold(became)
             self._done(step.key)
-            if isinstance(step, Load) and step.drift:
-                self._repaired(step)
+            if isinstance(step, Load):
+                self.counts.count(AGENT_LOADS, self.backend.type)
+                if step.drift:
+                    self._repaired(step)
         return acted
 
     @contextlib.contextmanager
@@ -368,6 +390,7 @@ class Reconciler:
         """Count what someone else did, and leave the profile alone for a while where it is a fight."""
         history, pause = drift.repaired(self.drifts.get(step.profile, Drift()), step.drift, time.monotonic())
         self.drifts[step.profile] = history
+        self.counts.count(AGENT_REPAIRS, self.backend.type)
         log.warning("repaired", profile=step.profile, what=step.drift, count=history.count)
         if pause:
             message = (
@@ -387,6 +410,7 @@ class Reconciler:
 
     def _refuse(self, key: Key, reason: Reason, message: str, *, wait: float | None = None) -> None:
         """Leave a step alone for a while: for `wait` seconds, else longer with each failure."""
+        self.counts.count(AGENT_FAILURES, self.backend.type, reason)
         before = self.refused.get(key)
         failures = before.failures + 1 if before else 1
         if wait is None:

@@ -13,7 +13,10 @@ from lab import binaries, cache, process
 TOOLS: Mapping[str, str] = {
     "helm": "helm.sh/helm/v3/cmd/helm",
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform",
+    "promtool": "github.com/prometheus/prometheus/cmd/promtool",
 }
+# What a program is built without: of Prometheus the ways to find targets at forty clouds.
+TAGS: Mapping[str, str] = {"promtool": "remove_all_sd"}
 _FOLDER = Path(__file__).parent
 
 
@@ -29,10 +32,15 @@ def linker_flags(tool: str) -> str:
     return " ".join(flags)
 
 
+def _tags(tool: str) -> list[str]:
+    return [TAGS[tool]] if tool in TAGS else []
+
+
 def cached(tool: str) -> Path:
     """Return the cache's folder for a tool as it is pinned; it need not be there."""
     parts = [(_FOLDER / tool / name).read_bytes() for name in ("go.mod", "go.sum")]
-    return cache.root() / "tools" / f"{tool}-{cache.key([*parts, TOOLS[tool], linker_flags(tool)])}"
+    key = cache.key([*parts, TOOLS[tool], linker_flags(tool), *_tags(tool)])
+    return cache.root() / "tools" / f"{tool}-{key}"
 
 
 def find(tool: str) -> Path | None:
@@ -51,6 +59,7 @@ def ensure(tool: str, note: Callable[[str], None]) -> Path:
         process.stream(
             [
                 *("env", "-C", str(_FOLDER / tool), go, "build", "-mod=readonly", "-trimpath"),
+                *(argument for tags in _tags(tool) for argument in ("-tags", tags)),
                 *("-ldflags", linker_flags(tool), "-o", str(folder / tool), TOOLS[tool]),
             ],
             cache.root() / "logs" / f"{tool}-build.log",

@@ -12,15 +12,17 @@ import sys
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
-from ..crds.logs import configure
+from ..crds import logs, metrics
 from ..crds.names import ADMISSION
 from ..profiles.check import Judge
 from ..profiles.parser import Parser, pinned_features
 from ..profiles.rendering import Renderer
-from . import handlers
-from .admissions_cluster import AdmissionsCluster
+from . import handlers, probes
+from .admissions_cluster import WRITES, AdmissionsCluster
 from .election import Election
 from .judging import Judging
+from .loop import KINDS
+from .metrics import of_loop
 from .publisher import Publisher
 from .trust import Trust
 from .webhook import PORT, Webhook
@@ -29,15 +31,24 @@ from .webhook import PORT, Webhook
 async def run() -> None:
     """Run the admission until SIGTERM."""
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
-    cluster = AdmissionsCluster(AsyncClient(), namespace)
+    counts = of_loop(metrics.ADMISSION, [KINDS[one] for one in Publisher.kinds], WRITES)
+    counts.keep(metrics.RETRIES, [("certificate",)])
+    counts.keep(metrics.WEBHOOK_ANSWERS, metrics.ANSWERS)
+    counts.keep(metrics.WEBHOOK_DURATION, [(kind,) for kind in metrics.REVIEWED])
+    cluster = AdmissionsCluster(AsyncClient(), namespace, counts=counts)
     election = Election(cluster, identity=os.environ.get("POD_NAME") or os.uname().nodename)
     judging = Judging(Judge(Parser(features=pinned_features()), Renderer()))
-    publisher = Publisher(cluster=cluster, judging=judging, leads=election.leads)
+    publisher = Publisher(cluster=cluster, judging=judging, leads=election.leads, counts=counts)
+    counts.read = publisher.readings
     election.changed = publisher.elected
     names = os.environ.get("WEBHOOK_NAMES") or f"{ADMISSION}.{namespace}.svc"
     trust = Trust(cluster, tuple(names.split(",")))
     port = int(os.environ.get("WEBHOOK_PORT") or PORT)
-    webhook = Webhook(publisher, trust.context, lambda: publisher.ready and trust.is_trusted, port)
+
+    def is_ready() -> bool:
+        return publisher.ready and trust.is_trusted
+
+    webhook = Webhook(publisher, trust.context, is_ready, port, counts=counts)
 
     async def serve() -> None:
         await publisher.until_done("certificate", trust.begin)
@@ -52,21 +63,30 @@ async def run() -> None:
             await asyncio.sleep(float(os.environ.get("LINGER_SECONDS", "5")))
         await webhook.stop()
 
-    try:
-        await handlers.run(publisher, [election.run, publisher.run, serve], namespace, before_end=end)
-    finally:
-        await election.release()
-        await webhook.stop()
-        await judging.close()
+    async with probes.serve(
+        int(os.environ.get("PROBES_PORT") or 0),
+        is_alive=publisher.is_alive,
+        is_ready=is_ready,
+        metrics=counts.text,
+    ):
+        try:
+            await handlers.run(publisher, [election.run, publisher.run, serve], namespace, before_end=end)
+        finally:
+            await election.release()
+            await webhook.stop()
+            await judging.close()
     if publisher.died:
         raise publisher.died
 
 
 def main() -> int:
-    """Run the admission; return the exit code: 0 after SIGTERM, 2 where the API server is not configured."""
-    configure()
+    """Run the admission; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
+    except logs.FormatError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2

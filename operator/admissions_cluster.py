@@ -20,6 +20,10 @@ from . import certificates
 from .cluster import CONFLICT, NOT_FOUND, Cluster, Profiles, Revisions, fault
 from .writes import Collect, CreateRevision, DeleteRevision, Entomb, Extend, Place, Write
 
+REVISION = "ProfileRevision"
+# The kinds of what it writes, as it counts them.
+WRITES = (REVISION, "SecurityProfileStatus", "Secret", "ConfigMap", "Lease")
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -49,7 +53,10 @@ class AdmissionsCluster(Cluster):
             case Place(name, placement):
                 # Replaced as a whole: a merge would keep the labels of an earlier selector.
                 change = [{"op": "replace", "path": "/spec/placement", "value": encode(placement)}]
-                await self.sent(lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.JSON))
+                await self.sent(
+                    REVISION,
+                    lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.JSON),
+                )
             case Extend():
                 await self._extend(write)
             case DeleteRevision(name):
@@ -65,10 +72,11 @@ class AdmissionsCluster(Cluster):
         return True
 
     async def _create(self, revision: ProfileRevision) -> None:
-        await self.sent(lambda: self.client.create(Revisions(**encode(revision)), field_manager=self.name))
+        made = Revisions(**encode(revision))
+        await self.sent(REVISION, lambda: self.client.create(made, field_manager=self.name))
 
     async def _delete(self, revision: str) -> None:
-        await self.sent(lambda: self.client.delete(Revisions, revision))
+        await self.sent(REVISION, lambda: self.client.delete(Revisions, revision))
 
     async def _is_gone(self, revision: ProfileRevision, *, or_going: bool = False) -> bool:
         """Return whether a SecurityProfile was deleted, or is being so, as the API server knows it now.
@@ -97,7 +105,9 @@ class AdmissionsCluster(Cluster):
             },
         }
         name = write.revision.metadata.name
-        await self.sent(lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.MERGE))
+        await self.sent(
+            REVISION, lambda: self.client.patch(Revisions, name, change, patch_type=PatchType.MERGE)
+        )
 
     async def write_acceptance(self, name: str, condition: Condition) -> None:
         """Write what is said of a profile's text, and nothing else of its status.
@@ -134,9 +144,10 @@ class AdmissionsCluster(Cluster):
         }
         try:
             await self.sent(
+                "Secret",
                 lambda: self.client.patch(
                     Secret, ADMISSION, change, namespace=self.namespace, patch_type=PatchType.MERGE
-                )
+                ),
             )
         except ApiError as error:
             if error.status.code == CONFLICT:
@@ -157,13 +168,14 @@ class AdmissionsCluster(Cluster):
             if (shown.data or {}).get("ca.crt") != certificates.decode():
                 change = {"data": {"ca.crt": certificates.decode()}}
                 await self.sent(
+                    "ConfigMap",
                     lambda: self.client.patch(
                         ConfigMap,
                         ADMISSION_AUTHORITY,
                         change,
                         namespace=self.namespace,
                         patch_type=PatchType.MERGE,
-                    )
+                    ),
                 )
         except (httpx2.HTTPError, OSError) as error:
             raise fault("the admission's authority can't be shown", error) from error

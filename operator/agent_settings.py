@@ -5,17 +5,19 @@ Called by `main`, which has the environment; `agents` makes the DaemonSets of it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..crds import names
+from ..crds import logs, names
 
 OS = "kubernetes.io/os"
 LINUX = "linux"
 # From 1 to 999: semodule(8).
 _HIGHEST_PRIORITY = 999
+_HIGHEST_PORT = 65535
 
 # A quantity of Kubernetes, without its exponents: 10m, 64Mi, 1.5Gi.
 Quantity = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i)?$")]
@@ -106,38 +108,57 @@ class OnNodes:
         kubelet: the kubelet's directory on the nodes.
         priority: of modules in the nodes' SELinux stores.
         pods: what is to be otherwise with the agents' pods.
+        metrics_port: on each node's address, for Prometheus; 0: nothing listens.
+        log_format: of the agents' logs, in the words of `logs.FORMATS`; empty: as they choose.
     """
 
     health_port: int = 9797
     kubelet: str = "/var/lib/kubelet"
     priority: int = 400
     pods: Pods = field(default_factory=Pods)
+    metrics_port: int = 9798
+    log_format: str = ""
 
 
-def on_nodes(*, health_port: str, kubelet: str, priority: str, pods: str) -> OnNodes:
-    """Return the settings that these texts say; each is named as the variable that has it.
+def on_nodes(environment: Mapping[str, str]) -> OnNodes:
+    """Return the settings that the operator's environment says; what it does not name is as by default.
 
     Raises:
-        SettingError: one of them can't be read, or can't be meant.
+        SettingError: one of them can't be read, or can't be meant; it is named as its variable.
     """
+    default = OnNodes()
+    kubelet = environment.get("KUBELET_DIR", default.kubelet)
     if not kubelet.startswith("/"):
         raise SettingError(f"KUBELET_DIR: {kubelet!r} is no absolute path")
+
+    def number(name: str, otherwise: int, lowest: int, highest: int) -> int:
+        return _number(name, environment.get(name, str(otherwise)), lowest, highest)
+
     return OnNodes(
-        health_port=_number("AGENT_HEALTH_PORT", health_port, 65535),
+        health_port=number("AGENT_HEALTH_PORT", default.health_port, 1, _HIGHEST_PORT),
         kubelet=kubelet,
-        priority=_number("SELINUX_PRIORITY", priority, _HIGHEST_PRIORITY),
-        pods=_pods(pods),
+        priority=number("SELINUX_PRIORITY", default.priority, 1, _HIGHEST_PRIORITY),
+        pods=_pods(environment.get("AGENT_PODS", "{}")),
+        metrics_port=number("AGENT_METRICS_PORT", default.metrics_port, 0, _HIGHEST_PORT),
+        log_format=_log_format(environment.get("LOG_FORMAT", default.log_format)),
     )
 
 
-def _number(name: str, text: str, highest: int) -> int:
+def _number(name: str, text: str, lowest: int, highest: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if not 1 <= number <= highest:
-        raise SettingError(f"{name}: {text!r} is no number from 1 to {highest}")
+        number = lowest - 1
+    if not lowest <= number <= highest:
+        raise SettingError(f"{name}: {text!r} is no number from {lowest} to {highest}")
     return number
+
+
+def _log_format(text: str) -> str:
+    try:
+        return logs.checked(text)
+    except logs.FormatError as error:
+        raise SettingError(str(error)) from error
 
 
 def _pods(text: str) -> Pods:

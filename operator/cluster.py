@@ -23,6 +23,7 @@ from lightkube.resources.coordination_v1 import Lease
 from lightkube.types import PatchType
 
 from ..crds.errors import BusyFault, ClusterFault
+from ..crds.metrics import API_WRITES, Counts, Uncounted, result_of
 from ..crds.names import (
     AGENT_COMPONENT,
     API_VERSION,
@@ -91,12 +92,14 @@ class Cluster:
         namespace: that Hauberk runs in.
         name: of the process, which is that of its Deployment and its Lease, and signs what it writes.
         budget: how many writes it may send.
+        counts: is told of each.
     """
 
     client: AsyncClient
     namespace: str
     name: str
     budget: Budget = field(default_factory=Budget)
+    counts: Counts = field(default_factory=Uncounted)
 
     async def listing(self, plural: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the objects of a kind as decoded JSON; of pods only the agents'.
@@ -141,8 +144,8 @@ class Cluster:
         """Do one of the writes that are this process's; return whether it was done."""
         raise NotImplementedError(write)
 
-    async def sent(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Send a write once the budget has it; return what the API answered.
+    async def sent(self, kind: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Send a write of an object of a kind once the budget has it; return what the API answered.
 
         One for which the API server has no time (429) is sent again when it says, or a little later, so that
         not all who were told so come back at once. Leases are not written by this.
@@ -154,7 +157,7 @@ class Cluster:
         while True:
             await self.budget.spend()
             try:
-                return await request()
+                return await self._counted(kind, request)
             except httpx2.HTTPStatusError as error:
                 asked = asked_to_wait(error)
                 wait = (asked or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311
@@ -162,6 +165,18 @@ class Cluster:
                     raise
             waited += wait
             await self.budget.sleep(wait)
+
+    async def _counted(self, kind: str, request: Callable[[], Awaitable[T]]) -> T:
+        try:
+            answer = await request()
+        except httpx2.HTTPStatusError as error:
+            self.counts.count(API_WRITES, kind, result_of(error.response.status_code))
+            raise
+        except (httpx2.HTTPError, OSError):
+            self.counts.count(API_WRITES, kind, result_of(None))
+            raise
+        self.counts.count(API_WRITES, kind, "done")
+        return answer
 
     async def apply_status(self, name: str, status: dict[str, Any]) -> None:
         """Write the part of a profile's status that is this process's: what it does not name is another's.
@@ -177,6 +192,7 @@ class Cluster:
         }
         try:
             await self.sent(
+                "SecurityProfileStatus",
                 lambda: self.client.patch(
                     _ProfilesStatus,
                     name,
@@ -184,7 +200,7 @@ class Cluster:
                     patch_type=PatchType.APPLY,
                     field_manager=self.name,
                     force=True,
-                )
+                ),
             )
         except ApiError as error:
             if error.status.code != NOT_FOUND:
@@ -262,10 +278,8 @@ class Cluster:
             ),
         )
         try:
-            if before is None:
-                await self.client.create(lease, field_manager=self.name)
-            else:
-                await self.client.replace(lease, field_manager=self.name)
+            send = self.client.create if before is None else self.client.replace
+            await self._counted("Lease", lambda: send(lease, field_manager=self.name))
         except ApiError as error:
             if error.status.code in (CONFLICT, NOT_FOUND):
                 return False

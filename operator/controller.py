@@ -19,11 +19,12 @@ import structlog
 import tenacity
 
 from ..crds.errors import BusyFault, ClusterFault
+from ..crds.metrics import Reading
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
-from . import drift
+from . import drift, measures
 from .agent_settings import OnNodes
 from .agents import image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
@@ -69,6 +70,8 @@ class Controller(Loop[OperatorsCluster]):
         made: what a status should be, and what it was made of.
         written: the last write of each status.
         moving: how many profiles had progress to tell in the last round.
+        behind: how many statuses the last round left for later.
+        repaired: how often nodes told of a repair since this process started, by type and profile.
         gates: the pods that wait for their profiles.
         absence: whether the admission is there to gate pods.
     """
@@ -80,6 +83,8 @@ class Controller(Loop[OperatorsCluster]):
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
     written: dict[str, Written] = field(default_factory=dict[str, Written])
     moving: int = 0
+    behind: int = 0
+    repaired: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     gates: Gates = field(default_factory=Gates)
     absence: Absence = field(default_factory=Absence)
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
@@ -139,6 +144,15 @@ class Controller(Loop[OperatorsCluster]):
             store=self.store,
         )
 
+    def readings(self) -> list[Reading]:
+        """Return what this process knows of the cluster, in figures; of one that waits, only that it does."""
+        leads = self.leads()
+        found = measures.of_process(leads=leads, pending={"status": self.behind if leads else 0})
+        if leads and self.ready:
+            found += measures.of_cluster(self.snapshot(), self.repaired)
+            found += measures.of_gates(self.gates)
+        return found
+
     async def reconcile(self) -> None:
         """Bring finalizers, statuses and the agents to what they should be, as far as is known.
 
@@ -150,7 +164,7 @@ class Controller(Loop[OperatorsCluster]):
             return
         snapshot = await self._looked_at(snapshot)
         taken = self.clock()
-        moving, self.moving = self.moving, 0
+        moving, self.moving, self.behind = self.moving, 0, 0
         faults: list[ClusterFault] = []
 
         async def keep(name: str, _: SecurityProfile) -> None:
@@ -171,6 +185,7 @@ class Controller(Loop[OperatorsCluster]):
         faults += await self._open_gates()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
+        self.repaired = {key: count for key, count in self.repaired.items() if key[1] in snapshot.profiles}
         try:
             await self._tell_repairs(snapshot)
         except BusyFault:
@@ -212,6 +227,7 @@ class Controller(Loop[OperatorsCluster]):
             self.moving += is_progress(before, status)
             if (at := due(before, status, last, moving)) > self.clock():
                 self.wake_by(at)
+                self.behind += 1
             else:
                 await self._write_status(name, profile, status)
                 self.written[name] = written(before, status, last, self.clock())
@@ -242,9 +258,14 @@ class Controller(Loop[OperatorsCluster]):
         # What an agent does not count any more it will count from one again.
         self.repairs = {key: count for key, count in before.items() if key in now}
         for one in drift.news(self.repairs, snapshot):
+            last = self.repairs.get((one.node, one.type, one.profile), 0)
             profile = snapshot.profiles.get(one.profile)
             if profile and profile.spec.type == one.type:
+                # an agent that started again counts from one
+                new = one.count - last if one.count > last else one.count
+                key = (one.type, one.profile)
                 await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+                self.repaired[key] = self.repaired.get(key, 0) + new
             self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
     async def let_go(self) -> None:

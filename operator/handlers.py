@@ -35,19 +35,18 @@ _KINDS = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 Work = Callable[[], Awaitable[None]]
 
 
-async def run(  # noqa: PLR0913 - most are given by name
+async def run(
     loop: Loop[Any],
     work: Sequence[Work],
     namespace: str,
     *,
     daemonset_seen: Callable[[str, int | None], None] | None = None,
-    liveness: str | None = None,
     before_end: Work | None = None,
 ) -> None:
     """Run kopf for a loop until SIGTERM, or until one of the works has ended; all of them have ended then.
 
-    `daemonset_seen` is told of the agents' DaemonSets; `liveness` is where the kubelet asks; `before_end` is
-    done after SIGTERM, while everything still runs: kopf cancels whatever runs as it ends.
+    `daemonset_seen` is told of the agents' DaemonSets; `before_end` is done after SIGTERM, while everything
+    still runs: kopf cancels whatever runs as it ends.
     """
     registry, memo, stop = kopf.OperatorRegistry(), kopf.Memo(), asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(_tell)
@@ -64,7 +63,6 @@ async def run(  # noqa: PLR0913 - most are given by name
             stop_flag=stop,
             standalone=True,
             namespaces=[namespace],
-            liveness_endpoint=liveness,
         )
     finally:
         # Again, as kopf's activities are left out where it failed, or was ended before it began.
@@ -76,7 +74,7 @@ async def run(  # noqa: PLR0913 - most are given by name
 def _register_life(
     registry: kopf.OperatorRegistry, loop: Loop[Any], work: Sequence[Work], stop: asyncio.Event
 ) -> None:
-    """Register what happens once: credentials, the start, and what the kubelet's probe sees."""
+    """Register what happens once: credentials, the start, and the end."""
 
     async def all_work() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -103,10 +101,6 @@ def _register_life(
     @kopf.on.cleanup(registry=registry)
     async def end(memo: Any, **_: Any) -> None:
         memo.task.cancel()  # kopf would have it decide for 5 s more, with nothing that watches
-
-    @kopf.on.probe(registry=registry, id="listed")
-    def listed(**_: Any) -> bool:
-        return loop.ready
 
 
 def _register_end(registry: kopf.OperatorRegistry, before_end: Work, stop: asyncio.Event) -> None:
@@ -144,7 +138,8 @@ def _register_watches(registry: kopf.OperatorRegistry, loop: Loop[Any]) -> None:
 
     def seen(plural: str, name: str, event: Any) -> None:
         # The object as it was decoded: kopf's body is a view, from which it would be copied.
-        loop.seen(plural, name, event["object"], deleted=event["type"] == "DELETED")
+        kind = event["type"]  # None while kopf lists
+        loop.seen(plural, name, event["object"], deleted=kind == "DELETED", listed=kind is None)
 
     for plural in _KINDS:
 

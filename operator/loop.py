@@ -20,6 +20,15 @@ import structlog
 import tenacity
 
 from ..crds.errors import BusyFault, ClusterFault
+from ..crds.metrics import (
+    MISSED_CHANGES,
+    RETRIES,
+    ROUND_DURATION,
+    WATCH_EVENTS,
+    WATCH_RESTARTS,
+    Counts,
+    Uncounted,
+)
 from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile, decode
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
@@ -40,8 +49,12 @@ RETRY_SECONDS = (0.5, 30.0)
 SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.1, 0.5, 1.0
 # Nothing goes on for longer without the others' turn: the watches', the Lease's.
 TURN_SECONDS = 0.01
+# No wait, request or pause of a loop takes nearly as long: one that was not seen for so long is stuck.
+STUCK_SECONDS = 300.0
 # A kind that was just made is served at once, and is in the API's list of kinds soon after.
 DISCOVERY_SECONDS = 2.0
+# What is done beside the loop, and says nothing of it.
+BESIDE = ("watch", "certificate")
 
 
 C = TypeVar("C", bound=Cluster)
@@ -77,6 +90,9 @@ class Loop(Generic[C]):
         cluster: the API.
         leads: whether this process writes, or knows all and waits.
         ready: whether everything was read once.
+        counts: is told what happens.
+        alive_at: when it was last seen to go on (monotonic seconds).
+        listed: by kind, whether what was seen last came of the list that a watch begins with.
         clock: seconds that only go forward.
         due: when to decide again even if nothing happens until then, by that clock.
         effort: how much of the processor's time it may take.
@@ -100,6 +116,9 @@ class Loop(Generic[C]):
     looked_at: float = 0.0
     deleted: set[str] = field(default_factory=set[str])
     ready: bool = False
+    counts: Counts = field(default_factory=Uncounted)
+    alive_at: float = field(default_factory=time.monotonic)
+    listed: dict[str, bool] = field(default_factory=dict[str, bool])
     died: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -128,8 +147,18 @@ class Loop(Generic[C]):
 
     # --- what handlers tell -------------------------------------------------------------------------------
 
-    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
-        """Take note of an object as it is now."""
+    def seen(
+        self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool, listed: bool = False
+    ) -> None:
+        """Take note of an object as it is now: a watch told of it, or the list that the watch begins with."""
+        if listed and self.listed.get(plural) is False:
+            self.counts.count(WATCH_RESTARTS, KINDS[plural], "expired")
+        self.listed[plural] = listed
+        self.counts.count(WATCH_EVENTS, KINDS[plural])
+        self.note(plural, name, body, deleted=deleted)
+
+    def note(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take note of an object as it is now, whether a watch or a list told of it."""
         store: dict[str, Any] = self._memory()[plural]
         if deleted:
             store.pop(name, None)
@@ -206,11 +235,14 @@ class Loop(Generic[C]):
                 name = body["metadata"]["name"]
                 present.add(name)
                 if name not in store:  # else a watch told of it, and of something newer
-                    self.seen(plural, name, body, deleted=False)
+                    self.note(plural, name, body, deleted=False)
+                    if self.ready and name in store:
+                        self.counts.count(MISSED_CHANGES, KINDS[plural])
                 await self.let_others()
             for name in before.keys() - present:
                 if store.get(name) is before[name]:  # else a watch told of it while the list was read
-                    self.seen(plural, name, {}, deleted=True)
+                    self.note(plural, name, {}, deleted=True)
+                    self.counts.count(MISSED_CHANGES, KINDS[plural])
         self.sharing.forget(self.reports.values())
 
     async def _relist_now_and_then(self) -> None:
@@ -222,11 +254,26 @@ class Loop(Generic[C]):
         while True:
             self.wake.clear()
             self.due, began = math.inf, time.thread_time()
-            await self.until_done("write", self.reconcile)
+            await self.until_done("write", self._round)
             await asyncio.sleep(self.effort.pause_after(time.thread_time() - began, self.clock()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, max(0.0, self.due - self.clock()))):
                     await self.wake.wait()
+
+    async def _round(self) -> None:
+        began = time.monotonic()
+        try:
+            await self.reconcile()
+        finally:
+            self.counts.observe(ROUND_DURATION, time.monotonic() - began)
+
+    def goes_on(self) -> None:
+        """Take note that the loop is not stuck."""
+        self.alive_at = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Return whether the loop was seen to go on lately, be it that all it does fails."""
+        return time.monotonic() - self.alive_at < STUCK_SECONDS
 
     def wake_by(self, due: float) -> None:
         """Decide again at a time of `clock`, if nothing happens before."""
@@ -253,11 +300,15 @@ class Loop(Generic[C]):
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             message = error.message if isinstance(error, ClusterFault) else ""
+            self.counts.count(RETRIES, what)
             log.warning("will try again", what=what, message=message, failures=state.attempt_number)
 
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(ClusterFault), wait=wait, before_sleep=told
         ):
+            # later lists are read beside the loop, which may be stuck
+            if what not in BESIDE and (what != "list" or not self.ready):
+                self.goes_on()
             with attempt:
                 await work()
 
@@ -294,6 +345,7 @@ class Loop(Generic[C]):
             if not self.leads():
                 return None
             await self.let_others()
+            self.goes_on()
             try:
                 await keep(name, profile)
             except BusyFault:
@@ -322,6 +374,7 @@ class Loop(Generic[C]):
             ClusterFault: the API did not take one.
         """
         for write in writes:
+            self.goes_on()
             log.info("write", what=type(write).__name__, object=object_of(write))
             if not await self.cluster.carry_out(write):
                 return False
@@ -348,6 +401,14 @@ class Loop(Generic[C]):
         return faults
 
 
+# What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.
+KINDS = {
+    SECURITY_PROFILES: "SecurityProfile",
+    PROFILE_REVISIONS: "ProfileRevision",
+    PROFILE_NODES: "ProfileNode",
+    "nodes": "Node",
+    "pods": "Pod",
+}
 _READ: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     SECURITY_PROFILES: lambda body: decode(SecurityProfile, body),
     PROFILE_REVISIONS: lambda body: decode(ProfileRevision, body),

@@ -12,12 +12,14 @@ import sys
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
-from ..crds.logs import configure
-from . import handlers
+from ..crds import logs, metrics
+from . import handlers, probes
 from .agent_settings import SettingError, on_nodes
 from .controller import Controller
 from .election import Election
-from .operators_cluster import OperatorsCluster
+from .loop import KINDS
+from .metrics import of_loop
+from .operators_cluster import WRITES, OperatorsCluster
 
 
 async def run() -> None:
@@ -26,45 +28,52 @@ async def run() -> None:
     Raises:
         SettingError: the environment says what can't be meant; nothing was begun.
     """
-    agents = on_nodes(
-        health_port=os.environ.get("AGENT_HEALTH_PORT", "9797"),
-        kubelet=os.environ.get("KUBELET_DIR", "/var/lib/kubelet"),
-        priority=os.environ.get("SELINUX_PRIORITY", "400"),
-        pods=os.environ.get("AGENT_PODS", "{}"),
-    )
+    agents = on_nodes(os.environ)
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
-    cluster = OperatorsCluster(AsyncClient(), namespace)
+    counts = of_loop(metrics.OPERATOR, [KINDS[one] for one in Controller.kinds], WRITES)
+    counts.keep(metrics.RETRIES, [("watch",)])
+    cluster = OperatorsCluster(AsyncClient(), namespace, counts=counts)
     pod = os.environ.get("POD_NAME", "")
     election = Election(cluster, identity=pod or os.uname().nodename)
     controller = Controller(
         cluster=cluster,
         leads=election.leads,
+        counts=counts,
         pod=pod,
         on_nodes=agents,
     )
     election.changed = controller.elected
-    try:
-        await handlers.run(
-            controller,
-            [election.run, controller.run],
-            namespace,
-            daemonset_seen=controller.daemonset_seen,
-            liveness=os.environ.get("HEALTH_ENDPOINT") or None,
-        )
-    finally:
+    counts.read = controller.readings
+    async with probes.serve(
+        int(os.environ.get("PROBES_PORT") or 0),
+        is_alive=controller.is_alive,
+        is_ready=lambda: controller.ready,
+        metrics=counts.text,
+    ):
         try:
-            await controller.let_go()
+            await handlers.run(
+                controller,
+                [election.run, controller.run],
+                namespace,
+                daemonset_seen=controller.daemonset_seen,
+            )
         finally:
-            await election.release()
+            try:
+                await controller.let_go()
+            finally:
+                await election.release()
     if controller.died:
         raise controller.died
 
 
 def main() -> int:
-    """Run the operator; return the exit code: 0 after SIGTERM, 2 where its settings are wrong."""
-    configure()
+    """Run the operator; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
+        logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
+    except logs.FormatError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2

@@ -46,6 +46,13 @@ from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, T
 
 _Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
+NODE, EVENT = "Node", "Event"
+# The kinds of what it writes, as it counts them.
+WRITES = (
+    *("SecurityProfile", "SecurityProfileStatus", NODE, "Pod", EVENT, "DaemonSet"),
+    *("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "Lease"),
+)
+
 
 @dataclass(frozen=True)
 class OperatorsCluster(Cluster):
@@ -64,7 +71,9 @@ class OperatorsCluster(Cluster):
             case LabelNode(node, labels):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
-                await self.sent(lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE))
+                await self.sent(
+                    NODE, lambda: self.client.patch(Node, node, change, patch_type=PatchType.MERGE)
+                )
             case Untaint(node):
                 await self._untaint(node)
             case OpenGate(pod):
@@ -83,16 +92,17 @@ class OperatorsCluster(Cluster):
         if len(others) < len(taints):
             metadata = {"resourceVersion": there["metadata"]["resourceVersion"]}
             change = {"metadata": metadata, "spec": {"taints": others or None}}
-            await self.sent(lambda: self.client.patch(Nodes, node, change, patch_type=PatchType.MERGE))
+            await self.sent(NODE, lambda: self.client.patch(Nodes, node, change, patch_type=PatchType.MERGE))
 
     async def _open_gate(self, pod: PodOf) -> None:
         """Open a pod's gate; one whose name another pod has by now is gone."""
         change = opening(pod.uid)
         try:
             await self.sent(
+                "Pod",
                 lambda: self.client.patch(
                     Pods, pod.name, change, namespace=pod.namespace, patch_type=PatchType.STRATEGIC
-                )
+                ),
             )
         except ApiError as error:
             details = error.status.details
@@ -120,7 +130,7 @@ class OperatorsCluster(Cluster):
             count=1,
         )
         try:
-            await self.sent(lambda: self.client.create(event))
+            await self.sent(EVENT, lambda: self.client.create(event))
         except ApiError as error:
             if error.status.code != CONFLICT:
                 raise
@@ -142,7 +152,10 @@ class OperatorsCluster(Cluster):
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.
         metadata = {"finalizers": others + own, "resourceVersion": profile.metadata.resource_version}
         change, name = {"metadata": metadata}, profile.metadata.name
-        await self.sent(lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE))
+        await self.sent(
+            "SecurityProfile",
+            lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE),
+        )
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
         """Write a profile's status, but for what the admission says of its text.
@@ -181,7 +194,7 @@ class OperatorsCluster(Cluster):
             count=1,
         )
         try:
-            await self.sent(lambda: self.client.create(event))
+            await self.sent(EVENT, lambda: self.client.create(event))
         except (httpx2.HTTPError, OSError) as error:
             raise fault("an Event was not recorded", error) from error
 
@@ -232,6 +245,7 @@ class OperatorsCluster(Cluster):
         """
         try:
             applied = await self.sent(
+                "DaemonSet",
                 lambda: self.client.patch(
                     DaemonSet,
                     name,
@@ -240,7 +254,7 @@ class OperatorsCluster(Cluster):
                     patch_type=PatchType.APPLY,
                     field_manager=FIELD_MANAGER,
                     force=True,
-                )
+                ),
             )
         except (httpx2.HTTPError, OSError) as error:
             raise fault(f"the DaemonSet {name} was not applied", error) from error
@@ -295,7 +309,9 @@ class OperatorsCluster(Cluster):
         version = there.metadata.resourceVersion if there.metadata else None
         as_read = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
         patch = [as_read, *changes]
-        await self.sent(lambda: self.client.patch(kind, name, patch, patch_type=PatchType.JSON))
+        await self.sent(
+            kind.__name__, lambda: self.client.patch(kind, name, patch, patch_type=PatchType.JSON)
+        )
         return True
 
     async def pods_past_the_gate(self) -> AsyncIterator[PodObject]:

@@ -19,8 +19,10 @@ import msgspec
 import structlog
 
 from ..crds.errors import Fault
+from ..crds.metrics import Reading
 from ..crds.models import Facts, SecurityProfile
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from . import measures
 from .acceptance import acceptance, said
 from .admissions_cluster import AdmissionsCluster
 from .desired import collected, desired, publishes, tombstones
@@ -59,17 +61,21 @@ class Publisher(Loop[AdmissionsCluster]):
             judgements=dict(self.judging.judgements),
         )
 
+    def readings(self) -> list[Reading]:
+        """Return what this process is about, in figures."""
+        return measures.of_process(leads=self.leads(), pending={"judging": len(self.judging.running)})
+
     def owners(self) -> Mapping[tuple[str, str], str]:
         """Return the SecurityProfile that owns each name, by type and name; made once after each change."""
         if self._owners is None:
             self._owners = name_owners(self.snapshot())
         return self._owners
 
-    def seen(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
+    def note(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take note of an object as it is now."""
         if plural != PROFILE_NODES:
             self._owners = None
-        super().seen(plural, name, body, deleted=deleted)
+        super().note(plural, name, body, deleted=deleted)
 
     async def reconcile(self) -> None:
         """Bring the revisions and what is said of texts to what they should be, as far as is known.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ import structlog
 from aiohttp import web
 
 from ..crds.errors import Fault
+from ..crds.metrics import REVIEWED, WEBHOOK_ANSWERS, WEBHOOK_DURATION, Counts, Uncounted
 from ..crds.models import SecurityProfile, decode
 from ..crds.pods import PodObject
 from ..profiles.parser import fault_message
@@ -38,6 +40,10 @@ PODS_DENY_PATH, PODS_PATH = "/pods/deny", "/pods"
 _REQUEST_BYTES = 4 << 20
 # Less than the configuration's timeoutSeconds: who waits hears why.
 _ANSWER_SECONDS = 27.0
+_AUTHORS_FAULT = 422
+_PROFILE, _POD = REVIEWED
+# The verdict in a word, and the answer.
+_Said = tuple[str, web.Response]
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):
@@ -64,6 +70,7 @@ class Webhook:
     is_ready: Callable[[], bool]
     port: int = PORT
     is_ending: bool = False
+    counts: Counts = field(default_factory=Uncounted)
     _runner: web.AppRunner | None = field(default=None, init=False)
 
     async def start(self) -> None:
@@ -75,7 +82,6 @@ class Webhook:
                 web.post(PODS_PATH, self._pod),
                 web.post(PODS_DENY_PATH, self._pod),
                 web.get("/readyz", self._readyz),
-                web.get("/livez", self._livez),
             ]
         )
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None)
@@ -92,21 +98,38 @@ class Webhook:
     async def _readyz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok") if self.is_ready() else web.Response(status=503, text="not ready")
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
     async def _review(self, asked: web.Request) -> web.Response:
+        return await self._counted(_PROFILE, self._said_of_profile, asked)
+
+    async def _pod(self, asked: web.Request) -> web.Response:
+        return await self._counted(_POD, self._said_of_pod, asked)
+
+    async def _counted(
+        self, kind: str, answer: Callable[[web.Request], Awaitable[_Said]], asked: web.Request
+    ) -> web.Response:
+        began = time.monotonic()
+        verdict = "failed"
+        try:
+            verdict, said = await answer(asked)
+        finally:  # also where the API server waits no longer
+            self.counts.count(WEBHOOK_ANSWERS, kind, verdict)
+            self.counts.observe(WEBHOOK_DURATION, time.monotonic() - began, kind)
+        return said
+
+    async def _said_of_profile(self, asked: web.Request) -> _Said:
         try:
             request = msgspec.json.decode(await asked.read(), type=_Review).request
             profile = decode(SecurityProfile, request.object or {})
         except msgspec.MsgspecError as error:
             log.error("unreadable question", error=str(error))
-            return web.Response(status=400, text=f"no AdmissionReview of a SecurityProfile: {error}")
+            why = f"no AdmissionReview of a SecurityProfile: {error}"
+            return "failed", web.Response(status=400, text=why)
         answer, code = await self._answered(profile)
-        log.info("review", profile=profile.metadata.name, refused=answer.refused)
-        return self._said(_response(request, answer, code))
+        verdict = _verdict(answer, code)
+        log.info("review", profile=profile.metadata.name, verdict=verdict, refused=answer.refused)
+        return verdict, self._sent(_response(request, answer, code))
 
-    async def _pod(self, asked: web.Request) -> web.Response:
+    async def _said_of_pod(self, asked: web.Request) -> _Said:
         """Answer what becomes of a pod; what can't be answered is let through: no pod waits for that."""
         try:
             request = msgspec.json.decode(await asked.read(), type=_Review).request
@@ -114,7 +137,7 @@ class Webhook:
             before = decode(PodObject, request.old_object or {})
         except msgspec.MsgspecError as error:
             log.error("unreadable question", error=str(error))
-            return web.Response(status=400, text=f"no AdmissionReview of a Pod: {error}")
+            return "failed", web.Response(status=400, text=f"no AdmissionReview of a Pod: {error}")
         try:
             publisher, deny = self.publisher, asked.path == PODS_DENY_PATH
             known = Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
@@ -122,20 +145,23 @@ class Webhook:
                 answer = review_ephemeral(before, pod, known, deny_unknown=deny)
             else:
                 answer = review_pod(request.object or {}, pod, known, deny_unknown=deny)
+            verdict = "changed" if answer.patch else _verdict(answer, _AUTHORS_FAULT)
         except Exception:  # a bug that one pod meets holds up no pod
             log.exception("bug", namespace=request.namespace)
             answer = PodAnswer(warnings=("Hauberk met a bug as it looked at the pod; its log has more",))
+            verdict = "failed"
         # the pods of a controller have no name yet
         name = pod.metadata.name or pod.metadata.generate_name
-        gated = [one["path"] for one in answer.patch]
-        log.info("pod", namespace=request.namespace, name=name, refused=answer.refused, changed=gated)
+        changed = [one["path"] for one in answer.patch]
+        about = {"namespace": request.namespace, "name": name, "verdict": verdict}
+        log.info("pod", **about, refused=answer.refused, changed=changed)
         response = _response(request, answer, 403)
         if answer.patch:
             patch = base64.b64encode(msgspec.json.encode(answer.patch)).decode()
             response |= {"patchType": "JSONPatch", "patch": patch}
-        return self._said(response)
+        return verdict, self._sent(response)
 
-    def _said(self, response: dict[str, Any]) -> web.Response:
+    def _sent(self, response: dict[str, Any]) -> web.Response:
         said = web.json_response(
             {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
         )
@@ -149,7 +175,7 @@ class Webhook:
         """Return what to answer, and the HTTP status of a refusal: 422 for the author's fault, else 500."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await review(profile, self.publisher), 422
+                return await review(profile, self.publisher), _AUTHORS_FAULT
         except TimeoutError:
             return Answer("Hauberk has too many policies to check right now; apply it again in a minute"), 500
         except Fault as fault:
@@ -168,3 +194,9 @@ def _response(request: _Request, answer: Answer | PodAnswer, code: int) -> dict[
     if answer.warnings:
         response["warnings"] = answer.warnings
     return response
+
+
+def _verdict(answer: Answer | PodAnswer, code: int) -> str:
+    if answer.refused:
+        return "refused" if code == _AUTHORS_FAULT else "failed"
+    return "warned" if answer.warnings else "allowed"

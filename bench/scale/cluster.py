@@ -265,12 +265,12 @@ class Cluster:
         server, authority = self.control_plane.at.server, self.control_plane.credentials.authority
         file.write_text(json.dumps(kubeconfig(server, authority, await self._token(account))))
         (port,) = free_ports(1)
-        self.health = f"http://127.0.0.1:{port}/healthz"
+        self.health = f"http://127.0.0.1:{port}/readyz"
         settings = {
             "KUBECONFIG": str(file),
             "NAMESPACE": SYSTEM,
             "POD_NAME": "",
-            "HEALTH_ENDPOINT": self.health,
+            "PROBES_PORT": str(port),
         }
         if account == ADMISSION:
             settings |= {
@@ -293,7 +293,7 @@ class Cluster:
                 response = await client.get(self.health)
         except httpx2.HTTPError:  # it does not listen yet
             return False
-        return bool(response.json().get("listed"))
+        return response.is_success
 
     def stop(self, account: str) -> None:
         """End a program in the orderly way."""

@@ -54,7 +54,8 @@ class Cluster:
     def __init__(self, api: client.CustomObjectsApi, core: client.CoreV1Api, folder: Path) -> None:
         self.api, self.core, self.folder = api, core, folder
         self.log, self.admission_log = folder / "operator.log", folder / "admission.log"
-        (self.port,) = free_ports(1)
+        self.port, *probes = free_ports(3)
+        self.probes: dict[str, int] = dict(zip(("main", "admission"), probes, strict=True))
         self.operator: subprocess.Popen[bytes] | None = None
         self.admission: subprocess.Popen[bytes] | None = None
         self.taboo: tuple[str, ...] = self.TABOO
@@ -79,7 +80,9 @@ class Cluster:
     def run(self, module: str, account: str, log: Path, **settings: str) -> subprocess.Popen[bytes]:
         """Start one of Hauberk's programs with the rights of its account."""
         kubeconfig = str(self.folder / f"{account}.kubeconfig")
-        environment = {**os.environ, "KUBECONFIG": kubeconfig, "NAMESPACE": "hauberk-system", **settings}
+        probes = str(self.probes[module])
+        given = {"KUBECONFIG": kubeconfig, "NAMESPACE": "hauberk-system", "PROBES_PORT": probes}
+        environment = {**os.environ, **given, **settings}
         if module == "main":
             environment["POD_NAME"] = self.pod
         with log.open("ab") as written:

@@ -71,8 +71,7 @@ FULL: dict[str, Any] = {
 
 def for_agents(values: dict[str, Any]) -> str:
     """Return the agents' DaemonSets as the operator makes them of these values, as JSON."""
-    pods = json.dumps(values.get("agents", {}))
-    said = on_nodes(health_port="9797", kubelet="/var/lib/kubelet", priority="400", pods=pods)
+    said = on_nodes({"AGENT_PODS": json.dumps(values.get("agents", {}))})
     made = manifests(Settings(SYSTEM, "image", "uid", on_nodes=said))
     return "\n---\n".join(json.dumps(one) for one in made.values())
 

@@ -19,8 +19,7 @@ PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
 def read(said: dict[str, Any] | None = None, /, **given: str) -> OnNodes:
-    plain = {"health_port": "9797", "kubelet": "/var/lib/kubelet", "priority": "400"}
-    return on_nodes(**{**plain, "pods": json.dumps(said or {}), **given})
+    return on_nodes({"AGENT_PODS": json.dumps(said), **given} if said else given)
 
 
 def pods_of(**pods: Any) -> dict[str, dict[str, Any]]:
@@ -33,8 +32,10 @@ def test_nothing_said_is_what_the_program_has_by_itself():
     assert read() == OnNodes()
 
 
-def test_numbers_and_the_folder():
-    assert read(health_port="1", kubelet="/data", priority="300") == OnNodes(1, "/data", 300)
+def test_numbers_the_folder_and_the_format():
+    ports = {"AGENT_HEALTH_PORT": "1", "AGENT_METRICS_PORT": "0"}
+    said = read(**ports, KUBELET_DIR="/data", SELINUX_PRIORITY="300", LOG_FORMAT="text")
+    assert said == OnNodes(1, "/data", 300, metrics_port=0, log_format="text")
 
 
 def test_all_of_it_reaches_the_pods_of_both_agents():
@@ -95,14 +96,17 @@ def test_hauberks_own_condition_stands_in_each_alternative():
 @pytest.mark.parametrize(
     ("said", "given"),
     [
-        ("AGENT_HEALTH_PORT: 'x' is no number from 1 to 65535", {"health_port": "x"}),
-        ("AGENT_HEALTH_PORT: '65536' is no number", {"health_port": "65536"}),
-        ("AGENT_HEALTH_PORT: '' is no number", {"health_port": ""}),
-        ("SELINUX_PRIORITY: '0' is no number from 1 to 999", {"priority": "0"}),
-        ("SELINUX_PRIORITY: '1000' is no number", {"priority": "1000"}),
-        ("KUBELET_DIR: 'data/kubelet' is no absolute path", {"kubelet": "data/kubelet"}),
-        ("AGENT_PODS: ", {"pods": "{"}),
-        ("AGENT_PODS: Expected `object`, got `array`", {"pods": "[]"}),
+        ("AGENT_HEALTH_PORT: 'x' is no number from 1 to 65535", {"AGENT_HEALTH_PORT": "x"}),
+        ("AGENT_HEALTH_PORT: '65536' is no number", {"AGENT_HEALTH_PORT": "65536"}),
+        ("AGENT_HEALTH_PORT: '' is no number", {"AGENT_HEALTH_PORT": ""}),
+        ("AGENT_METRICS_PORT: '-1' is no number from 0 to 65535", {"AGENT_METRICS_PORT": "-1"}),
+        ("AGENT_METRICS_PORT: 'x' is no number", {"AGENT_METRICS_PORT": "x"}),
+        ("SELINUX_PRIORITY: '0' is no number from 1 to 999", {"SELINUX_PRIORITY": "0"}),
+        ("SELINUX_PRIORITY: '1000' is no number", {"SELINUX_PRIORITY": "1000"}),
+        ("KUBELET_DIR: 'data/kubelet' is no absolute path", {"KUBELET_DIR": "data/kubelet"}),
+        ('LOG_FORMAT is "xml"; it may be json or text', {"LOG_FORMAT": "xml"}),
+        ("AGENT_PODS: ", {"AGENT_PODS": "{"}),
+        ("AGENT_PODS: Expected `object`, got `array`", {"AGENT_PODS": "[]"}),
     ],
 )
 def test_what_is_no_setting_is_refused_by_its_name(said: str, given: dict[str, str]):

@@ -165,6 +165,33 @@ def test_its_probes_ask_the_port_that_it_serves():
         assert container[probe]["httpGet"] == {"host": "127.0.0.1", "port": 1234, "path": path}
 
 
+@pytest.mark.parametrize("name", [AGENT, AGENT_SELINUX])
+def test_prometheus_asks_the_port_that_it_serves(name: str):
+    made = manifest(Settings("n", "i", "u", on_nodes=OnNodes(metrics_port=1234)), name)
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 1234}]
+    environment = {one["name"]: one for one in container["env"]}
+    assert environment["METRICS_PORT"]["value"] == "1234"
+    # the node's address, as the pod is on its network: not loopback, and no address that nobody asked for
+    assert environment["POD_IP"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+
+
+@pytest.mark.parametrize("name", [AGENT, AGENT_SELINUX])
+def test_where_nobody_is_to_ask_nothing_listens(name: str):
+    made = manifest(Settings("n", "i", "u", on_nodes=OnNodes(metrics_port=0)), name)
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert "ports" not in container
+    assert "METRICS_PORT" not in {one["name"] for one in container["env"]}
+
+
+@pytest.mark.parametrize(("asked", "told"), [("text", ["text"]), ("json", ["json"]), ("", [])])
+def test_the_agents_write_their_log_as_the_operator_does(asked: str, told: list[str]):
+    for name in (AGENT, AGENT_SELINUX):
+        made = manifest(Settings("n", "i", "u", on_nodes=OnNodes(log_format=asked)), name)
+        (container,) = made["spec"]["template"]["spec"]["containers"]
+        assert [one["value"] for one in container["env"] if one["name"] == "LOG_FORMAT"] == told
+
+
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "b"]])
 def test_pull_secrets_are_handed_on(names: list[str]):
     made = manifest(Settings("n", "i", "u", pull_secrets=names))

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httpx2
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault
-from hauberk.crds.models import ProfileStatus
-from hauberk.crds.names import SECURITY_PROFILES
+from hauberk.crds.metrics import API_WRITES, RESULTS, Metric, Uncounted
+from hauberk.crds.models import ProfileStatus, SecurityProfile, decode
+from hauberk.crds.names import PENDING_TAINT, SECURITY_PROFILES
 from hauberk.operator.budget import Budget
 from hauberk.operator.cluster import BUSY_SECONDS, PAGE, Held
 from hauberk.operator.loop import Loop
-from hauberk.operator.operators_cluster import OperatorsCluster
+from hauberk.operator.metrics import of_loop
+from hauberk.operator.operators_cluster import WRITES, OperatorsCluster
+from hauberk.operator.writes import (
+    AddFinalizer,
+    LabelNode,
+    OpenGate,
+    PodOf,
+    RemoveFinalizer,
+    TellOfPod,
+    Untaint,
+    Write,
+)
 from lightkube import AsyncClient
 from lightkube.config.kubeconfig import KubeConfig
 
@@ -151,6 +164,89 @@ async def test_a_refusal_is_no_matter_of_time():
         await cluster_of(lambda _: refused, clock).write_status("a", ProfileStatus())
     assert not isinstance(caught.value, BusyFault)
     assert clock.slept == []
+
+
+def broken(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("no way", request=request)
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (httpx2.Response(200, json=body("a")), "done"),
+        (httpx2.Response(404, json=status(404, "NotFound")), "gone"),
+        (httpx2.Response(409, json=status(409, "Conflict")), "conflict"),
+        (httpx2.Response(403, json=status(403, "Forbidden")), "refused"),
+        (httpx2.Response(500, text="of a proxy between"), "refused"),
+        (busy("60", plain=True), "busy"),
+        (None, "unanswered"),
+    ],
+)
+async def test_each_write_is_counted_by_what_became_of_it(answer: httpx2.Response | None, result: str):
+    def answered(request: httpx2.Request) -> httpx2.Response:
+        return broken(request) if answer is None else answer
+
+    counts = of_loop("operator", (), WRITES)
+    cluster = replace(cluster_of(answered, Clock()), counts=counts)
+    with contextlib.suppress(ClusterFault):
+        await cluster.write_status("a", ProfileStatus())
+    with contextlib.suppress(ClusterFault):
+        await cluster.take_lease(Held("", 12, 0, "1"), "me", 12)
+
+    def told(kind: str) -> dict[str, float | None]:
+        labels = {"component": "operator", "kind": kind}
+        read = counts.registry.get_sample_value
+        return {one: read("hauberk_api_writes_total", {**labels, "result": one}) for one in RESULTS}
+
+    assert told("SecurityProfileStatus") == told("Lease") == {one: float(one == result) for one in RESULTS}
+
+
+class Kinds(Uncounted):
+    """Keeps of which kinds writes were counted."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def count(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
+        assert (metric, by) == (API_WRITES, 1.0)
+        self.seen.add(labels[0])
+
+
+async def test_whatever_the_operator_writes_is_of_a_kind_that_is_counted_from_the_start():
+    """Each of its writes once, to an API server that takes everything."""
+
+    def taken(_: httpx2.Request) -> httpx2.Response:
+        there = body("a")
+        there["spec"]["taints"] = [{"key": PENDING_TAINT, "effect": "NoSchedule"}]
+        there["webhooks"] = [
+            {"name": "w", "admissionReviewVersions": [], "sideEffects": "None", "clientConfig": {}}
+        ]
+        return httpx2.Response(200, json=there)
+
+    kinds = Kinds()
+    cluster = replace(cluster_of(taken, Clock()), counts=kinds)
+    profile, pod = decode(SecurityProfile, body("a")), PodOf("n", "p", "u")
+    writes: list[Write] = [AddFinalizer(profile), RemoveFinalizer(profile), LabelNode("n", {}), Untaint("n")]
+    for write in (*writes, OpenGate(pod), TellOfPod(pod, "Gated", "m")):
+        before, kinds.seen = kinds.seen, set()
+        assert await cluster.carry_out(write)
+        assert kinds.seen, write
+        kinds.seen |= before
+    await cluster.write_status("a", ProfileStatus())
+    await cluster.tell(profile, "Ready", "m", warning=False)
+    await cluster.apply_daemonset("d", {})
+    assert await cluster.trust(b"authority")
+    await cluster.take_lease(None, "me", 12)
+    assert kinds.seen == set(WRITES)
+
+
+async def test_a_write_that_is_sent_again_is_counted_again():
+    counts = of_loop("operator", (), WRITES)
+    answers = in_turn(busy(), httpx2.Response(200, json=body("a")))
+    await replace(cluster_of(answers, Clock()), counts=counts).write_status("a", ProfileStatus())
+    for result in ("busy", "done"):
+        labels = {"component": "operator", "kind": "SecurityProfileStatus", "result": result}
+        assert counts.registry.get_sample_value("hauberk_api_writes_total", labels) == 1
 
 
 async def test_a_lease_waits_for_no_write():

@@ -57,8 +57,8 @@ def pod(made: dict[Key, Object], name: str) -> dict[str, Any]:
     return spec
 
 
-def environment(made: dict[Key, Object]) -> dict[str, str]:
-    (container,) = pod(made, "hauberk-operator")["containers"]
+def environment(made: dict[Key, Object], name: str = "hauberk-operator") -> dict[str, str]:
+    (container,) = pod(made, name)["containers"]
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
@@ -70,13 +70,7 @@ def kept(made: dict[Key, Object]) -> set[str]:
 
 def for_agents(made: dict[Key, Object]) -> OnNodes:
     """Return the settings as the operator reads them."""
-    said = environment(made)
-    return on_nodes(
-        health_port=said["AGENT_HEALTH_PORT"],
-        kubelet=said["KUBELET_DIR"],
-        priority=said["SELINUX_PRIORITY"],
-        pods=said["AGENT_PODS"],
-    )
+    return on_nodes(environment(made))
 
 
 # -- the same as kustomize ----------------------------------------------------------------------------------
@@ -183,6 +177,7 @@ OTHERS: dict[str, Any] = {
     "image.digest": DIGEST,
     "image.pullPolicy": "Always",
     "imagePullSecrets": [{"name": "pull"}],
+    "logFormat": "text",
     **{
         f"{part}.{name}": value
         for part in ("operator", "admission")
@@ -196,6 +191,7 @@ OTHERS: dict[str, Any] = {
         }.items()
     },
     "agents.healthPort": 1234,
+    "agents.metricsPort": 0,
     "agents.kubeletDir": "/data/kubelet",
     "agents.selinuxPriority": 300,
     "agents.priorityClassName": "mine",
@@ -236,6 +232,14 @@ def test_secrets_to_pull_with_are_for_both():
     for name in ("hauberk-operator", "hauberk-admission"):
         assert pod(made, name)["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
         assert pod(made, name)["containers"][0]["imagePullPolicy"] == "Never"
+
+
+def test_all_write_their_logs_alike():
+    for asked in ("json", "text"):
+        made = rendered(logFormat=asked)
+        told = [environment(made, f"hauberk-{name}")["LOG_FORMAT"] for name in ("operator", "admission")]
+        assert told == [asked] * 2
+        assert for_agents(made).log_format == asked
 
 
 @pytest.mark.parametrize(("part", "other"), [("operator", "admission"), ("admission", "operator")])
@@ -290,10 +294,11 @@ def test_crds_that_go_with_the_release():
 
 
 def test_what_agents_are_told_is_what_the_operator_understands():
-    assert for_agents(rendered()) == OnNodes()
+    assert for_agents(rendered()) == OnNodes(log_format="json")
     term = {"matchExpressions": [{"key": "pool", "operator": "Exists"}]}
     agents = {
         "healthPort": 1234,
+        "metricsPort": 0,
         "kubeletDir": "/data/kubelet",
         "selinuxPriority": 300,
         "priorityClassName": "mine",
@@ -308,10 +313,17 @@ def test_what_agents_are_told_is_what_the_operator_understands():
     pods = {
         name: value
         for name, value in agents.items()
-        if name not in {"healthPort", "kubeletDir", "selinuxPriority"}
+        if name not in {"healthPort", "metricsPort", "kubeletDir", "selinuxPriority"}
     }
-    assert for_agents(rendered(agents=agents)) == on_nodes(
-        health_port="1234", kubelet="/data/kubelet", priority="300", pods=json.dumps(pods)
+    assert for_agents(rendered(agents=agents, logFormat="text")) == on_nodes(
+        {
+            "AGENT_HEALTH_PORT": "1234",
+            "AGENT_METRICS_PORT": "0",
+            "KUBELET_DIR": "/data/kubelet",
+            "SELINUX_PRIORITY": "300",
+            "AGENT_PODS": json.dumps(pods),
+            "LOG_FORMAT": "text",
+        }
     )
 
 
@@ -345,6 +357,8 @@ BAD = [
     ("agents.selinuxResources", {"limits": {"memory": True}}, "got boolean, want string"),
     ("agents.healthPort", 0, "minimum: got 0, want 1"),
     ("agents.healthPort", "9797", "got string, want integer"),
+    ("agents.metricsPort", -1, "minimum: got -1, want 0"),
+    ("logFormat", "xml", "must be one of 'json', 'text'"),
     ("agents.kubeletDir", "data/kubelet", "does not match pattern"),
     ("agents.selinuxPriority", 1000, "maximum: got 1,000, want 999"),
     ("agents.replicas", 2, "additional properties 'replicas' not allowed"),

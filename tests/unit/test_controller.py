@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault
+from hauberk.crds.metrics import GATED_PODS, GATES_OPENED, LEADER, PENDING, PROFILE_READY
 from hauberk.crds.models import Content, Metadata, Placement, ProfileRevision, RevisionSpec, decode, encode
 from hauberk.crds.names import (
     FINALIZER,
@@ -259,10 +260,11 @@ async def test_what_was_repaired_before_it_started_is_old(api: Api):
 async def test_an_agent_that_counts_anew_is_told_anew(api: Api):
     controller = controller_of(api)
     controller.seen(SECURITY_PROFILES, "a", body("a", said="PolicyRefused"), deleted=False)
-    for state in (report(), repaired(1), report(), repaired(1)):
+    for state in (report(), repaired(1), report(), repaired(1), repaired(4)):
         controller.seen(PROFILE_NODES, "n", state, deleted=False)
         await controller.reconcile()
-    assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"] * 2
+    assert controller.repaired == {("AppArmor", "a"): 5}
+    assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"] * 3
 
 
 async def test_an_event_that_is_refused_is_told_later_and_no_other_twice(api: Api):
@@ -374,6 +376,35 @@ async def test_the_last_progress_comes_out_in_the_end(api: Api):
     nodes.now = controller.due
     await controller.reconcile()
     assert api.statuses["a"].summary.ready == "2/4"
+
+
+async def test_what_waits_to_be_written_is_told_as_pending(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 9)
+    publish(controller, "a", "b")
+
+    def pending() -> float:
+        (found,) = [one.value for one in controller.readings() if one.metric is PENDING]
+        return found
+
+    await controller.reconcile()
+    assert pending() == 0
+    for at in range(4):
+        nodes.report(at, "a", "b")
+        await controller.reconcile()
+    assert pending() == 2
+    nodes.now += 3600
+    await controller.reconcile()
+    assert pending() == 0
+
+
+async def test_an_operator_that_waits_tells_only_that(api: Api):
+    controller = controller_of(api)
+    publish(controller, "a")
+    controller.ready = True
+    assert PROFILE_READY in {one.metric for one in controller.readings()}
+    controller.leads = lambda: False
+    assert [(one.metric, one.value) for one in controller.readings()] == [(LEADER, 0), (PENDING, 0)]
 
 
 async def test_many_profiles_at_once_tell_their_progress_more_seldom(api: Api):
@@ -633,6 +664,22 @@ async def test_a_gate_is_opened_in_the_round_that_calls_the_profile_available(ap
     await controller.reconcile()
     await controller.reconcile()
     assert api.writes.count(OPENED) == 1
+
+
+async def test_pods_that_wait_and_gates_that_were_opened_are_told_in_figures(api: Api):
+    controller = controller_of(api)
+    controller.ready = True
+    nodes = Nodes(controller, 1)
+    publish(controller, "a")
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("a"), nodes.now)
+
+    def figures() -> list[float]:
+        return [one.value for one in controller.readings() if one.metric in (GATED_PODS, GATES_OPENED)]
+
+    assert figures() == [1, 0]
+    nodes.report(0, "a")
+    await controller.reconcile()
+    assert figures() == [0, 1]
 
 
 async def test_who_waits_for_its_turn_opens_nothing_and_tells_nothing(api: Api):

@@ -8,6 +8,7 @@ Nothing waits for a time that passes: sleeping moves a clock. What a real API se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -17,12 +18,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from hauberk.crds.metrics import API_WRITES, WATCH_RESTARTS
 from hauberk.crds.models import Metadata, Model
 from hauberk.daemonset import api as apis
 from hauberk.daemonset import following
 from hauberk.daemonset.api import Api, ApiFault, ExpiredFault, Resource
+from hauberk.daemonset.metrics import Metrics
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.scraped import value
 
 GO = asyncio.sleep
 
@@ -96,6 +101,7 @@ class Server:
     lists: list[Json] = field(default_factory=list[Json])
     watches: list[Json] = field(default_factory=list[Json])
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    counts: Metrics = field(default_factory=Metrics)
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         asked = dict(request.url.params)
@@ -145,10 +151,10 @@ class Seen:
             self.things[name] = one.spec
 
 
-def connected(answer: Callable[[httpx2.Request], httpx2.Response]) -> Api:
+def connected(answer: Callable[[httpx2.Request], httpx2.Response], counts: Metrics | None = None) -> Api:
     transport = httpx2.MockTransport(answer)
     client = httpx2.AsyncClient(base_url="https://api", transport=transport, verify=False)
-    return Api(client, client)
+    return Api(client, client, counts or Metrics())
 
 
 async def followed(
@@ -156,7 +162,8 @@ async def followed(
 ) -> tuple[Server, Seen]:
     """Follow until the server has no more answers."""
     server, seen = Server(clock, iter(lists), iter(watches)), Seen()
-    task = asyncio.create_task(following.follow(connected(server.answer), THINGS, seen.listed, seen.changed))
+    api = connected(server.answer, server.counts)
+    task = asyncio.create_task(following.follow(api, THINGS, seen.listed, seen.changed))
     ended = asyncio.create_task(server.over.wait())
     await asyncio.wait({task, ended}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
@@ -210,6 +217,21 @@ async def test_a_connection_that_breaks_costs_no_list(clock: Clock, broken: Exce
     server, seen = await followed(clock, [events, refused, refused, [event("ADDED", thing("b", 12))]])
     assert versions(server.watches)[:4] == ["10", "11", "11", "11"]
     assert seen.things.keys() == {"a", "b"}
+
+
+async def test_watches_that_are_begun_again_are_counted_by_their_cause(clock: Clock):
+    gone = httpx2.Response(410, json=status(410))
+    ends: list[Answer] = [[], [], [httpx2.ReadError("reset")], httpx2.Response(403, json=status(403)), gone]
+    server, _ = await followed(clock, ends, [listing(10), listing(30)])
+    counted = {cause: value(server.counts.text(), WATCH_RESTARTS.name, **labels(cause)) for cause in CAUSES}
+    assert counted == {"ended": 2, "broken": 1, "refused": 1, "expired": 1}
+
+
+CAUSES = ("ended", "broken", "refused", "expired")
+
+
+def labels(cause: str) -> dict[str, str]:
+    return {"component": "agent", "kind": "Thing", "cause": cause}
 
 
 async def test_an_event_that_was_cut_off_is_told_by_the_next_watch(clock: Clock):
@@ -404,6 +426,29 @@ async def test_a_refusal_of_a_proxy_between_is_one_too(body: str):
     api = connected(lambda _: httpx2.Response(502, text=body))
     with pytest.raises(ApiFault, match=r"502 Bad Gateway"):
         await api.list(THINGS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (httpx2.Response(200, json=thing("a", 1)), "done"),
+        (httpx2.Response(403, json=status(403)), "refused"),
+        (httpx2.Response(409, json=status(409)), "conflict"),
+        (httpx2.Response(429, text="busy"), "busy"),
+        (httpx2.ConnectError("no way"), "unanswered"),
+    ],
+)
+async def test_a_write_is_counted_by_what_became_of_it(answer: httpx2.Response | Exception, result: str):
+    def answered(_: httpx2.Request) -> httpx2.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    counts = Metrics()
+    with contextlib.suppress(ApiFault):
+        await connected(answered, counts).apply(THINGS, "a", Thing(metadata=Metadata(name="a")), "me")
+    told = {"component": "agent", "kind": "Thing", "result": result}
+    assert value(counts.text(), API_WRITES.name, **told) == 1
 
 
 async def test_a_success_that_makes_no_sense_is_a_fault():

@@ -7,9 +7,20 @@ import time
 from typing import Any, cast
 
 import pytest
+from hauberk.crds.errors import ClusterFault
 from hauberk.crds.names import PROFILE_NODES, SECURITY_PROFILES
+from hauberk.crds.reasons import Reason
 from hauberk.operator.cluster import Cluster
-from hauberk.operator.loop import AHEAD_SECONDS, LONGEST_PAUSE, SHARE, TURN_SECONDS, Effort, Loop
+from hauberk.operator.loop import (
+    AHEAD_SECONDS,
+    LONGEST_PAUSE,
+    SHARE,
+    STUCK_SECONDS,
+    TURN_SECONDS,
+    Effort,
+    Loop,
+)
+from hauberk.operator.metrics import of_loop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,3 +162,93 @@ async def test_facts_that_nobody_has_any_more_are_forgotten():
     api.listed = {PROFILE_NODES: [a_report("n1")]}
     await loop.relist()
     assert len(loop.sharing) == 1
+
+
+# --- what is seen of it ------------------------------------------------------------------------------------
+
+
+class Failing(Rounds):
+    """A loop whose rounds fail, or never end."""
+
+    hangs = False
+
+    async def reconcile(self) -> None:
+        await super().reconcile()
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.rounds < 3:
+            raise ClusterFault(Reason.PROGRESSING, "not taken")
+
+
+def long_ago(loop: Rounds) -> None:
+    loop.alive_at = time.monotonic() - STUCK_SECONDS - 1
+
+
+async def test_a_loop_that_fails_is_alive():
+    loop = Failing(cast("Cluster", Api()), kinds=(SECURITY_PROFILES,))
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 1)
+    long_ago(loop)
+    assert not loop.is_alive()
+    await until(lambda: loop.rounds == 3)
+    assert loop.is_alive()
+    task.cancel()
+
+
+async def test_a_loop_that_is_stuck_is_not_alive_though_it_lists_and_watches():
+    loop = Failing(cast("Cluster", Api()), kinds=(SECURITY_PROFILES,))
+    loop.hangs = True
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 1)
+    long_ago(loop)
+    for beside in ("list", "watch"):
+        await loop.until_done(beside, loop.relist)
+    assert not loop.is_alive()
+    task.cancel()
+
+
+async def test_a_loop_that_waits_for_the_api_from_the_start_is_alive():
+    api = Api()
+    loop = rounds_of(api)
+    api.refused.add("store")
+    task = asyncio.create_task(loop.run())
+    await until(lambda: api.stores == 1)
+    long_ago(loop)
+    await until(lambda: api.stores == 2)
+    assert loop.is_alive()
+    assert not loop.ready
+    task.cancel()
+
+
+async def test_what_a_loop_meets_is_counted():
+    api = Api()
+    counts = of_loop("operator", ("SecurityProfile", "ProfileNode"), ())
+    loop = Failing(cast("Cluster", api), kinds=(SECURITY_PROFILES, PROFILE_NODES), counts=counts)
+
+    def told(name: str, **labels: str) -> float | None:
+        return counts.registry.get_sample_value(f"hauberk_{name}", {"component": "operator", **labels})
+
+    api.listed = {SECURITY_PROFILES: [body("listed")]}
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 3)
+    assert told("retries_total", work="write") == 2
+    assert told("round_duration_seconds_count") == 3
+    assert told("missed_changes_total", kind="SecurityProfile") == 0  # the first list is no news
+    loop.seen(SECURITY_PROFILES, "told", body("told"), deleted=False)
+    assert told("watch_events_total", kind="SecurityProfile") == 1
+    api.listed = {SECURITY_PROFILES: [body("told"), body("missed")]}
+    await loop.relist()
+    assert told("missed_changes_total", kind="SecurityProfile") == 2  # one is new, and one is gone
+    assert told("watch_events_total", kind="SecurityProfile") == 1
+    task.cancel()
+
+
+async def test_a_watch_that_lists_anew_is_counted_once():
+    counts = of_loop("operator", ("SecurityProfile",), ())
+    loop = Rounds(cast("Cluster", Api()), kinds=(SECURITY_PROFILES,), counts=counts)
+    labels = {"component": "operator", "kind": "SecurityProfile", "cause": "expired"}
+    told: list[float | None] = []
+    for listed in (True, True, False, True, True, False):
+        loop.seen(SECURITY_PROFILES, "a", body("a"), deleted=False, listed=listed)
+        told.append(counts.registry.get_sample_value("hauberk_watch_restarts_total", labels))
+    assert told == [0, 0, 0, 1, 1, 1]  # the first list is no restart

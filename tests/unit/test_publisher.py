@@ -10,8 +10,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 from hauberk.crds.errors import ClusterFault
+from hauberk.crds.metrics import PENDING
 from hauberk.crds.models import encode
-from hauberk.crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
+from hauberk.crds.names import APPARMOR, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.judging import KEPT, Judging
 from hauberk.operator.publish import content_digest
@@ -56,6 +57,29 @@ async def test_each_text_is_judged_once_and_published(api: Api, parser: Parser):
         "c": ("False", "PolicyRefused"),
     }
     assert publisher.asked == {}
+
+
+async def test_what_is_being_judged_is_told_as_pending(api: Api, parser: Parser):
+    publisher = publisher_of(api, parser)
+    publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+
+    def pending() -> list[float]:
+        return [one.value for one in publisher.readings() if one.metric is PENDING]
+
+    await publisher.reconcile()
+    await asyncio.sleep(0)
+    assert pending() == [1]
+    await judged(publisher)
+    assert pending() == [0]
+
+
+async def test_a_list_changes_who_owns_a_name_as_a_watch_does(api: Api, parser: Parser):
+    publisher = publisher_of(api, parser)
+    publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    assert publisher.owners() == {(APPARMOR, "a"): "a"}
+    api.listed = {SECURITY_PROFILES: [body("b")]}
+    await publisher.relist()
+    assert publisher.owners() == {(APPARMOR, "b"): "b"}
 
 
 async def test_a_revision_is_created_once_though_the_watch_is_behind(api: Api, parser: Parser):

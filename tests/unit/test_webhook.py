@@ -11,11 +11,13 @@ from typing import Any, ClassVar, cast
 
 import httpx2
 import pytest
+from hauberk.crds import metrics
 from hauberk.crds.models import SecurityProfile, decode
 from hauberk.crds.names import APPARMOR, SECURITY_PROFILES
-from hauberk.operator import certificates
+from hauberk.operator import certificates, probes
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.judging import Judging
+from hauberk.operator.metrics import Metrics
 from hauberk.operator.publisher import Publisher
 from hauberk.operator.webhook import PODS_DENY_PATH, PODS_PATH, REVIEW_PATH, Webhook
 from hauberk.profiles.check import Judge
@@ -147,17 +149,20 @@ async def test_an_unknown_profile_is_refused_by_one_path_and_warned_of_by_the_ot
     assert known == foreign == {"uid": "u", "allowed": True}
 
 
+class Broken:
+    """A publisher with a bug."""
+
+    profiles: ClassVar[dict[str, Any]] = {}
+    reports: ClassVar[dict[str, Any]] = {}
+
+    def owners(self) -> dict[str, Any]:
+        raise RuntimeError("planted")
+
+    def leads(self) -> bool:
+        return True
+
+
 async def test_a_bug_holds_up_no_pod(parser: Parser, tmp_path: Path):
-    class Broken:
-        profiles: ClassVar[dict[str, Any]] = {}
-        reports: ClassVar[dict[str, Any]] = {}
-
-        def owners(self) -> dict[str, Any]:
-            raise RuntimeError("planted")
-
-        def leads(self) -> bool:
-            return True
-
     (said,) = await answers(
         parser, tmp_path, PODS_DENY_PATH, {"object": pod("a")}, publisher=cast("Publisher", Broken())
     )
@@ -183,3 +188,113 @@ async def test_who_owns_a_name_is_made_anew_when_something_changed(parser: Parse
     publisher.seen(SECURITY_PROFILES, "a", {}, deleted=True)
     assert publisher.owners() == {}
     await judging.close()
+
+
+# --- what is counted --------------------------------------------------------------------------------------
+
+BROKEN = "profile broken {\n  bogus\n}\n"
+QUIET = (
+    "profile a flags=(attach_disconnected) {\n  file,\n  signal (receive) peer=runc,\n"
+    "  signal (receive) peer=crun,\n  signal (receive) peer=unconfined,\n}\n"
+)
+
+
+UNKNOWN = pod(seccomp="hauberk/x.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "verdict"),
+    [
+        (REVIEW_PATH, question(body("a", QUIET)), "allowed"),
+        (REVIEW_PATH, question(body("a")), "warned"),
+        (REVIEW_PATH, question(body("broken", BROKEN)), "refused"),
+        (REVIEW_PATH, question({"spec": 1}), "failed"),
+        (REVIEW_PATH, {}, "failed"),
+        (PODS_PATH, question(pod("cri-containerd.apparmor.d")), "allowed"),
+        (PODS_PATH, question(pod("a")), "changed"),
+        (PODS_PATH, question(UNKNOWN), "warned"),
+        (PODS_DENY_PATH, question(UNKNOWN), "refused"),
+        (PODS_DENY_PATH, question({"spec": {"containers": 1}}), "failed"),
+    ],
+)
+async def test_each_answer_is_counted_by_its_verdict(
+    parser: Parser, tmp_path: Path, path: str, asked: dict[str, Any], verdict: str
+):
+    counts = Metrics("admission")
+    counts.keep(metrics.WEBHOOK_ANSWERS, metrics.ANSWERS)
+    counts.keep(metrics.WEBHOOK_DURATION, [(kind,) for kind in metrics.REVIEWED])
+    judging = Judging(Judge(parser, Renderer()))
+    publisher = Publisher(cast("AdmissionsCluster", Api()), judging=judging)
+    if path != REVIEW_PATH:
+        publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    said = await counted(publisher, counts, tmp_path, path, asked)
+    await judging.close()
+    assert said.status_code == (400 if verdict == "failed" else 200)
+    kind = "SecurityProfile" if path == REVIEW_PATH else "Pod"
+    assert told(counts) == {each: float(each == (kind, verdict)) for each in metrics.ANSWERS}
+    read = counts.registry.get_sample_value
+    assert [read("hauberk_webhook_duration_seconds_count", {"kind": one}) for one in metrics.REVIEWED] == [
+        float(one == kind) for one in metrics.REVIEWED
+    ]
+
+
+async def test_a_bug_that_lets_a_pod_through_is_counted_as_failed(tmp_path: Path):
+    counts = Metrics("admission")
+    counts.keep(metrics.WEBHOOK_ANSWERS, metrics.ANSWERS)
+    counts.keep(metrics.WEBHOOK_DURATION)
+    said = await counted(cast("Publisher", Broken()), counts, tmp_path, PODS_PATH, question(pod("a")))
+    assert said.json()["response"]["allowed"]
+    assert told(counts)["Pod", "failed"] == 1
+
+
+def told(counts: Metrics) -> dict[tuple[str, str], float | None]:
+    """Return how many answers were counted by kind and verdict."""
+    return {
+        (kind, one): counts.registry.get_sample_value(
+            "hauberk_webhook_answers_total", {"kind": kind, "verdict": one}
+        )
+        for kind, one in metrics.ANSWERS
+    }
+
+
+async def counted(
+    publisher: Publisher, counts: Metrics, folder: Path, path: str, asked: dict[str, Any]
+) -> httpx2.Response:
+    """Return what is answered to one question by a server that counts."""
+    served, trusting = contexts(folder)
+    webhook = Webhook(publisher, served, lambda: True, free_ports(1)[0], counts=counts)
+    await webhook.start()
+    try:
+        async with httpx2.AsyncClient(
+            verify=trusting, base_url=f"https://localhost:{webhook.port}"
+        ) as client:
+            return await client.post(path, json=asked)
+    finally:
+        await webhook.stop()
+
+
+async def test_probes_are_answered_by_what_is_so():
+    counts, state = Metrics("admission"), {"alive": True, "ready": False}
+    (port,) = free_ports(1)
+    async with (
+        probes.serve(
+            port,
+            is_alive=lambda: state["alive"],
+            is_ready=lambda: state["ready"],
+            metrics=counts.text,
+        ),
+        httpx2.AsyncClient(trust_env=False, base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 503]
+        state |= {"alive": False, "ready": True}
+        assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [503, 200]
+        said = await client.get("/metrics")
+        assert said.headers["Content-Type"].startswith("text/plain; version=")
+        assert "process_resident_memory_bytes" in said.text
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://127.0.0.1:{port}/livez", trust_env=False)
+
+
+async def test_without_a_port_nothing_listens():
+    async with probes.serve(0, is_alive=bool, is_ready=bool, metrics=Metrics("operator").text):
+        pass

@@ -1,0 +1,82 @@
+"""The log: as it was asked for, one line for what happened, and none that someone else wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hauberk.crds import logs
+from hypothesis import given
+from hypothesis import strategies as st
+
+MODULES = ("hauberk.operator.main", "hauberk.operator.admission", "hauberk.daemonset.main")
+SAYS = """
+import logging, structlog
+from hauberk.crds import logs
+logs.configure({asked!r})
+log = structlog.get_logger()
+log.info("ready", profile="web", status="True", message="line 3: no\\nready profile=other")
+logging.getLogger("kopf").warning("two\\nlines")
+try:
+    raise ValueError("a\\nb")
+except ValueError:
+    log.exception("bug", profile="web")
+"""
+
+
+def said(asked: str) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", SAYS.format(asked=asked)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return run.stderr.splitlines()
+
+
+@pytest.mark.parametrize("asked", ["json", ""])
+def test_json_is_one_object_a_line(asked: str):
+    first, second, third = (json.loads(line) for line in said(asked))
+    assert (first["event"], first["level"], first["profile"]) == ("ready", "info", "web")
+    assert first["message"] == "line 3: no\nready profile=other"
+    assert (second["event"], second["level"]) == ("two\nlines", "warning")
+    assert "ValueError" in third["exception"]
+
+
+def test_text_is_one_line_for_each_but_for_traces():
+    first, second, third, *trace = said("text")
+    assert first.endswith(r'info    ready profile=web status=True message="line 3: no\nready profile=other"')
+    assert second.endswith(r"warning two\nlines")
+    assert third.endswith("error   bug profile=web")
+    assert trace
+    assert all(line.startswith("  | ") for line in trace)
+
+
+@given(st.text(), st.text())
+def test_no_text_begins_a_line_or_drives_a_terminal(event: str, value: str):
+    line = logs.as_line(None, "", {"timestamp": "t", "level": "info", "event": event, "message": value})
+    assert line.isprintable()
+    assert len(line.splitlines()) == 1
+
+
+@given(st.text())
+def test_a_value_can_be_read_back(value: str):
+    line = logs.as_line(None, "", {"timestamp": "t", "level": "info", "event": "e", "message": value})
+    written = line.partition("message=")[2]
+    assert (json.loads(written) if written.startswith('"') else written) == value
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str):
+    run = subprocess.run(
+        [sys.executable, "-m", module],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={"LOG_FORMAT": "xml", "NODE_NAME": "n", "PATH": "/usr/bin"},
+    )
+    assert (run.returncode, run.stderr) == (2, 'LOG_FORMAT is "xml"; it may be json or text\n')
