@@ -130,7 +130,6 @@ class Reconciler:
                 began = time.monotonic()
                 look = await self.reconcile(compiling)
                 self.counts.observe(AGENT_ROUND_DURATION, time.monotonic() - began, self.backend.type)
-                self.left = len(look.plan.steps)
                 self._tell(look)
                 self.alive_at = time.monotonic()
                 await self._wait(self._next(compiling))
@@ -230,6 +229,7 @@ class Reconciler:
             self._stop_repeating([*acted, *recorded], done)
             self.untidy = self.untidy or bool(acted or recorded)
             if not acted and (not recorded or self._is_all(decided, recorded)):
+                self.left = len(decided.steps) - len(recorded)
                 break
             look = self._look()
             if acted:
