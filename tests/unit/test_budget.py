@@ -215,12 +215,16 @@ class Kinds(Uncounted):
 async def test_whatever_the_operator_writes_is_of_a_kind_that_is_counted_from_the_start():
     """Each of its writes once, to an API server that takes everything."""
 
+    # what is asked for of all the kinds together
+    webhook = {"name": "w", "admissionReviewVersions": [], "sideEffects": "None", "clientConfig": {}}
+    there = {
+        "metadata": {"name": "a", "resourceVersion": "1"},
+        "spec": {"taints": [{"key": PENDING_TAINT, "effect": "NoSchedule"}], "selector": {}, "template": {}},
+        "webhooks": [webhook],
+        "involvedObject": {},
+    }
+
     def taken(_: httpx2.Request) -> httpx2.Response:
-        there = body("a")
-        there["spec"]["taints"] = [{"key": PENDING_TAINT, "effect": "NoSchedule"}]
-        there["webhooks"] = [
-            {"name": "w", "admissionReviewVersions": [], "sideEffects": "None", "clientConfig": {}}
-        ]
         return httpx2.Response(200, json=there)
 
     kinds = Kinds()

@@ -473,16 +473,17 @@ def test_two_of_each_are_on_different_nodes(name: str):
     assert spread["nodeTaintsPolicy"] == "Honor"
 
 
-@pytest.mark.parametrize(("name", "file"), [(OPERATOR, "main.py"), (ADMISSION, "admission.py")])
-def test_each_is_given_every_setting_that_it_reads(name: str, file: str):
+@pytest.mark.parametrize(
+    ("name", "files"), [(OPERATOR, ("main.py", "agent_settings.py")), (ADMISSION, ("admission.py",))]
+)
+def test_each_is_given_every_setting_that_it_reads(name: str, files: tuple[str, ...]):
     (container,) = one("Deployment", name)["spec"]["template"]["spec"]["containers"]
-    tree = ast.parse((ROOT / "operator" / file).read_text())
     read = {
         call.args[0].value
-        for call in ast.walk(tree)
+        for file in files
+        for call in ast.walk(ast.parse((ROOT / "operator" / file).read_text()))
         if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and ast.unparse(call.func) == "os.environ.get"
+        and ast.unparse(call.func) in {"os.environ.get", "environment.get", "number"}
         and isinstance(call.args[0], ast.Constant)
     }
     assert read - OUTSIDE == {each["name"] for each in container["env"]}

@@ -76,10 +76,10 @@ async def test_what_is_being_judged_is_told_as_pending(api: Api, parser: Parser)
 async def test_a_list_changes_who_owns_a_name_as_a_watch_does(api: Api, parser: Parser):
     publisher = publisher_of(api, parser)
     publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    await judged(publisher)
     assert publisher.owners() == {(APPARMOR, "a"): "a"}
-    api.listed = {SECURITY_PROFILES: [body("b")]}
     await publisher.relist()
-    assert publisher.owners() == {(APPARMOR, "b"): "b"}
+    assert publisher.owners() == {}
 
 
 async def test_a_revision_is_created_once_though_the_watch_is_behind(api: Api, parser: Parser):
