@@ -107,7 +107,7 @@ PROBLEMS = Metric(
 AGENTS = Metric(
     "hauberk_agents",
     "gauge",
-    "Nodes that are Ready, by what their agent's pod is: ready, or down (missing ones too).",
+    "Nodes that are Ready, by what their agent's pod is: ready, down, or missing.",
     ("state",),
 )
 DRIFT_REPAIRS = Metric(

@@ -133,7 +133,10 @@ class Controller(Loop[OperatorsCluster]):
         agents = {one.node: one for one in sorted(self.pods.values(), key=lambda one: one.since)}
         # A node without an agent's pod lacks it since this was noticed first: pods leave no trace.
         self.missing = {name: self.missing.get(name, now) for name in self.nodes.keys() - agents.keys()}
-        absent = {name: AgentView(name, ready=False, since=since) for name, since in self.missing.items()}
+        absent = {
+            name: AgentView(name, ready=False, since=since, has_pod=False)
+            for name, since in self.missing.items()
+        }
         return Snapshot(
             profiles=dict(self.profiles),
             revisions=dict(self.revisions),

@@ -100,10 +100,13 @@ def _problems(snapshot: Snapshot) -> list[Reading]:
 
 
 def _agents(snapshot: Snapshot) -> list[Reading]:
-    """Return how many nodes have an agent that the kubelet calls ready, of those that are Ready."""
-    found = {"ready": 0, "down": 0}
+    """Return how many nodes have an agent that the kubelet calls ready, of those that are Ready.
+
+    Where one is missing, it may be meant to: an administrator can keep agents away from nodes.
+    """
+    found = {"ready": 0, "down": 0, "missing": 0}
     for name, node in snapshot.nodes.items():
         if node.ready and node.has_kernel:
             agent = snapshot.agents.get(name)
-            found["ready" if agent and agent.ready else "down"] += 1
+            found["missing" if not (agent and agent.has_pod) else "ready" if agent.ready else "down"] += 1
     return [Reading(AGENTS, count, (state,)) for state, count in found.items()]

@@ -49,11 +49,12 @@ class NodeView:
 
 @dataclass(frozen=True)
 class AgentView:
-    """One node's agent: whether the kubelet calls its pod ready (a missing pod is not), and since when."""
+    """One node's agent: whether the kubelet calls its pod ready, and since when; one without a pod is not."""
 
     node: str
     ready: bool
     since: datetime
+    has_pod: bool = True
 
 
 @dataclass(frozen=True)

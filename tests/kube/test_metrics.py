@@ -45,7 +45,7 @@ def test_the_operator_tells_what_the_cluster_is_like(cluster: Cluster):
     assert seen("profile_nodes", **PROFILE, state="ready") == 2
     assert seen("profiles", type="AppArmor", reason="Ready") == 1
     assert seen("leader", component="operator") == 1
-    assert seen("agents", state="down") == 2  # nobody makes pods here
+    assert seen("agents", state="missing") == 2  # nobody makes pods here
     done = {"component": "operator", "result": "done"}
     written = seen("api_writes_total", kind="SecurityProfileStatus", **done)
     assert written >= 1

@@ -104,9 +104,9 @@ def told_problem(reason: str) -> dict[str, str]:
     [
         (True, {}, True, ("ready", 1)),
         (True, {}, False, ("down", 1)),
-        (True, {}, None, ("down", 1)),
+        (True, {}, None, ("missing", 1)),
         (False, {}, False, ("down", 0)),  # the node's trouble, of which others tell
-        (True, {"kubernetes.io/os": "windows"}, None, ("down", 0)),
+        (True, {"kubernetes.io/os": "windows"}, None, ("missing", 0)),
     ],
 )
 def test_agents_count_where_they_could_work(
