@@ -27,6 +27,7 @@ from kubernetes import client
 
 from tests.kube.conftest import DEPLOY, Kubectl, Said, authority
 from tests.kube.operating import Cluster, eventually, publish
+from tests.kube.test_metrics import told
 
 numbers = itertools.count(1)
 
@@ -120,6 +121,33 @@ def test_the_operator_has_the_api_server_trust_the_gate(gate: Scene):
     bundles = {base64.b64decode(one.client_config.ca_bundle).decode() for one in webhooks}
     assert bundles == {authority(gate.cluster)}
     assert len(webhooks) == 2
+
+
+def test_what_becomes_of_pods_is_counted(gate: Scene):
+    cluster = gate.cluster
+
+    def answers(verdict: str) -> float:
+        return told(cluster, "admission", "webhook_answers_total", kind="Pod", verdict=verdict)
+
+    def seen(name: str, **labels: str) -> float:
+        return told(cluster, "main", name, **labels)
+
+    space = gate.namespace(ENABLED)
+    cluster.apply("counted")
+    eventually(lambda: cluster.revisions("counted"))
+    changed, warned = answers("changed"), answers("warned")
+    opened, waiting = seen("gates_opened_total"), seen("gated_pods")
+    assert gate.create(space, "web", apparmor("counted")).code == 0
+    assert gate.create(space, "other", seccomp("nobody")).code == 0
+    assert (answers("changed"), answers("warned")) == (changed + 1, warned + 1)
+    assert told(cluster, "admission", "webhook_duration_seconds_count", kind="Pod") >= 2
+    eventually(lambda: seen("gated_pods") == waiting + 1)
+    verified(cluster, "counted")
+    eventually(lambda: seen("gates_opened_total") == opened + 1)
+    assert seen("gated_pods") == waiting
+    of_writes = {"component": "operator", "result": "done"}
+    assert seen("api_writes_total", kind="Pod", **of_writes) >= 1
+    assert seen("api_writes_total", kind="MutatingWebhookConfiguration", **of_writes) >= 1
 
 
 def test_pod_and_profile_in_one_file(gate: Scene, kubectl: Kubectl):
