@@ -75,10 +75,11 @@ async def run(settings: Settings) -> None:
     cluster = Cluster(Api.open(way), settings.node, way.namespace)
     agent = Agent(host, cluster, await backends(host, cluster, settings), settings.node)
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(agent.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    # first the probes: an agent whose port is taken ends before it changes anything
     async with health.serve(agent, settings.port):
+        task = asyncio.ensure_future(agent.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -22,7 +22,7 @@ from ..crds.errors import BusyFault, ClusterFault
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
-from . import drift
+from . import drift, pace
 from .agents import OnNodes, image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
@@ -30,7 +30,6 @@ from .finalizers import finalizers
 from .loop import RETRY_SECONDS, Loop
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
-from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
 from .writes import RemoveFinalizer, Write
@@ -60,7 +59,7 @@ class Controller(Loop[OperatorsCluster]):
         rollouts: what the profiles are on the nodes.
         made: what a status should be, and what it was made of.
         written: the last write of each status.
-        moving: how many profiles had progress to tell in the last round.
+        moved: when each profile had progress to tell last.
     """
 
     pod: str = ""
@@ -68,8 +67,8 @@ class Controller(Loop[OperatorsCluster]):
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     rollouts: Rollouts = field(default_factory=Rollouts)
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
-    written: dict[str, Written] = field(default_factory=dict[str, Written])
-    moving: int = 0
+    written: dict[str, pace.Written] = field(default_factory=dict[str, pace.Written])
+    moved: dict[str, float] = field(default_factory=dict[str, float])
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
     # by name: the generation as it was seen last, and as it was applied last
@@ -135,7 +134,7 @@ class Controller(Loop[OperatorsCluster]):
             return
         snapshot = await self._looked_at(snapshot)
         taken = self.clock()
-        moving, self.moving = self.moving, 0
+        moving = pace.moving(self.moved.values(), taken)
 
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
@@ -150,6 +149,7 @@ class Controller(Loop[OperatorsCluster]):
             return
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
+        self.moved = {name: at for name, at in self.moved.items() if name in snapshot.profiles}
         try:
             await self._tell_repairs(snapshot)
         except BusyFault:
@@ -184,12 +184,13 @@ class Controller(Loop[OperatorsCluster]):
             profile = await self._kept(profile, finalizers(profile, snapshot, rollout))
         if status != (before := own(profile.status)):
             last = self.written.get(name)
-            self.moving += is_progress(before, status)
-            if (at := due(before, status, last, moving)) > self.clock():
+            if pace.is_progress(before, status):
+                self.moved[name] = self.clock()
+            if (at := pace.due(before, status, last, moving)) > self.clock():
                 self.wake_by(at)
             else:
                 await self._write_status(name, profile, status)
-                self.written[name] = written(before, status, last, self.clock())
+                self.written[name] = pace.written(before, status, last, self.clock())
         if leaving:  # what is to go is not called Ready before it goes
             await self.carry_out(finalizers(profile, snapshot, rollout))
 
