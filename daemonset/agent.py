@@ -171,7 +171,7 @@ class Agent:
         while True:
             self.dirty.clear()
             now = time.monotonic()
-            more = any(one.unread for one in self.reconcilers.values())
+            more = any(one.expects_more() for one in self.reconcilers.values())
             last = now if more else last
             is_bad = self.profile_node is not None and report.is_bad_news(self.written, self.profile_node)
             left = self.turns.due(first, last, more=more, is_bad=is_bad) - now

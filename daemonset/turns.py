@@ -47,7 +47,7 @@ class Turns:
     def due(self, first: float, last: float, *, more: bool, is_bad: bool) -> float:
         """Return when a report may be written of which the first and the last change came then.
 
-        `more`: news is there that was not looked at yet, so another change is to come.
+        `more`: another change is likely to come soon.
         """
         if is_bad:
             return self.written_at + min(self.spacing, BAD_NEWS_SECONDS)
