@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -30,13 +31,15 @@ Examples:
   python -m bench --short --result build/short.json
 
 Exit code: 0 if the figures that decide met their goals, 1 if one did not, 2 for wrong use, 3 where
-kube-apiserver is missing, 4 where something did not come about at all.
+kube-apiserver is missing, 4 where something did not come about at all, 143 after SIGTERM.
 """
 
 
 async def _measure(sizes: Sizes, result: Path) -> list[Figure]:
     found: list[Figure] = []
     began = time.monotonic()
+    if task := asyncio.current_task():  # a control plane must not outlive who started it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
     def progress(what: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began:5.0f} s] {what}\n")
@@ -57,6 +60,8 @@ def main(
     """Measure and judge."""
     try:
         found = asyncio.run(_measure(SHORT if short else Sizes(), result))
+    except asyncio.CancelledError as error:
+        raise typer.Exit(128 + signal.SIGTERM) from error
     except LabError as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(3) from error

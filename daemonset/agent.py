@@ -27,21 +27,11 @@ from .backend import Backend
 from .cluster import Cluster, NodeObject
 from .host import Host
 from .reconciler import FIRST_SECONDS, Reconciler
+from .turns import Turns
 
 log = structlog.get_logger()
 
 WRITE_RETRY_SECONDS = (0.5, 20.0)
-# What changes soon after a write waits, so that all agents together write about this often.
-WRITES_PER_SECOND = 100
-SPACING_SECONDS = (1.0, 10.0)
-# What had to wait waits on, in parts of that spacing, until nothing more has come for the first, and for the
-# second at most: of a burst the second write has all.
-CALM_SPACINGS, LONGEST_SPACINGS = 0.5, 8.0
-# There an API server that is slow to answer is spared more: its spacing is so many times what the last write
-# took, up to so many seconds.
-TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0
-# Bad news does not wait for longer, however many nodes there are.
-BAD_NEWS_SECONDS = 1.0
 # Nobody tells an agent that someone deleted its report: it asks this often, and after each new list.
 ASK_SECONDS = 300.0
 # A report that the API has not taken for so long may say there what is not so any more.
@@ -61,10 +51,8 @@ class Agent:
         node: the node's name.
         profile_node: the report as it is now.
         written: the report as the API has it; None where that is not known.
-        written_at: when that was written (monotonic seconds).
-        took: how many seconds that took.
-        nodes: how many there are with an agent, as far as is known.
-        counted: they could be counted the last time.
+        turns: when it may be written.
+        counted: the nodes with an agent could be counted the last time.
         counts: is told what happens.
         untold_since: since when the API lacks what there is to report (monotonic seconds), where it does.
     """
@@ -80,9 +68,7 @@ class Agent:
     facts: Facts = field(default_factory=Facts)
     reported: bool = False
     written: ProfileNode | None = None
-    written_at: float = float("-inf")
-    took: float = 0.0
-    nodes: int = 1
+    turns: Turns = field(default_factory=Turns)
     counted: bool = True
     counts: Counts = field(default_factory=Uncounted)
     untold_since: float | None = None
@@ -94,12 +80,6 @@ class Agent:
         self.reconcilers = {
             one.type: Reconciler(self.host, one, self._report, counts=self.counts) for one in self.backends
         }
-
-    @property
-    def spacing(self) -> float:
-        """Return how many seconds after a write the next one may follow, where nothing is urgent."""
-        low, high = SPACING_SECONDS
-        return min(max(self.nodes / WRITES_PER_SECOND, low), high)
 
     @property
     def alive_at(self) -> float:
@@ -194,6 +174,7 @@ class Agent:
             if self.profile_node is None or self.profile_node == self.written:
                 self.untold_since = None
                 continue  # it is again what the API has
+            began = time.monotonic()
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(ClusterFault),
                 wait=backoff(WRITE_RETRY_SECONDS),
@@ -205,12 +186,11 @@ class Agent:
                     writing, self.written = self.profile_node, None
                     began = time.monotonic()
                     await self.cluster.write(writing)
-                    self.took = time.monotonic() - began
                     self.written, self.untold_since = writing, None
                     if self.profile_node != writing:
                         self._is_untold()
                     log.info("reported", summary=writing.status.summary)
-            self.written_at = time.monotonic()
+            self.turns.wrote(began, time.monotonic())
             self.reported = True
 
     def _is_untold(self) -> None:
@@ -222,24 +202,18 @@ class Agent:
         first = last = time.monotonic()
         while True:
             self.dirty.clear()
-            left = self._due(first, last) - time.monotonic()
+            now = time.monotonic()
+            more = any(one.expects_more() for one in self.reconcilers.values())
+            last = now if more else last
+            is_bad = self.profile_node is not None and report.is_bad_news(self.written, self.profile_node)
+            left = self.turns.due(first, last, more=more, is_bad=is_bad) - now
             if left <= 0:
+                self.turns.begins(first, last, now, more=more)
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self.dirty.wait()
                 last = time.monotonic()
-
-    def _due(self, first: float, last: float) -> float:
-        """Return when a report may be written of which the first and the last change came then."""
-        if self.profile_node is not None and report.is_bad_news(self.written, self.profile_node):
-            return self.written_at + min(self.spacing, BAD_NEWS_SECONDS)
-        due = self.written_at + self.spacing
-        if first >= due:
-            return first
-        spacing = max(self.spacing, min(self.took * TAKEN_TIMES, TAKEN_SECONDS))
-        calm = last + spacing * CALM_SPACINGS
-        return max(due, min(calm, self.written_at + spacing * LONGEST_SPACINGS))
 
     async def _ask_for_report(self) -> None:
         """See now and then whether the API still has the report: nobody tells of one that was deleted."""
@@ -249,7 +223,7 @@ class Agent:
                 async with asyncio.timeout(seconds * random.uniform(0.8, 1.2)):  # noqa: S311
                     await self.listed.wait()
             self.listed.clear()
-            await asyncio.sleep(random.uniform(0, self.spacing))  # noqa: S311
+            await asyncio.sleep(random.uniform(0, self.turns.spacing))  # noqa: S311
             await self._count_nodes()
             try:
                 asked = self.written
@@ -263,7 +237,7 @@ class Agent:
     async def _count_nodes(self) -> None:
         """Learn how many agents there are; while nobody says so it is as many as the last time."""
         try:
-            self.nodes = max(1, await self.cluster.agents())
+            self.turns.nodes = max(1, await self.cluster.agents())
         except ClusterFault as fault:
             if self.counted:  # who may not ask is told the same each time
                 log.warning("reports are spaced for the number of nodes last known", message=fault.message)
@@ -271,7 +245,7 @@ class Agent:
         else:
             self.counted = True
         for one in self.reconcilers.values():
-            one.news.longest = max(news.LONGEST, self.spacing)
+            one.news.longest = max(news.LONGEST, self.turns.spacing)
 
 
 def _tell_retry(state: tenacity.RetryCallState) -> None:

@@ -83,10 +83,11 @@ async def run(settings: Settings) -> None:
     begin(counts, [one.type for one in found])
     counts.read = agent.readings
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(agent.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+    # first the probes: an agent whose port is taken ends before it changes anything
     async with health.serve(agent, settings.port), health.serve_metrics(counts, settings.asked_at):
+        task = asyncio.ensure_future(agent.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # Seconds between two looks, at first and at most; and the quiet time after which it is the first again.
 SHORTEST, LONGEST, QUIET = 0.25, 2.0, 20.0
+# From so many looks in a row on it is a burst: a change alone is news twice, of the new and of the old.
+BURST = 3
 # Who gets a processor late takes it less often: the next look is so many times that far off, up to so many
 # seconds.
 LATE_TIMES, LATE_SECONDS = 10.0, 20.0
@@ -20,15 +22,21 @@ class News:
 
     Attributes:
         longest: the distance at most: with many nodes reports are far apart, and so may looks be.
+        in_a_row: how many looks there were of which each but the first had to wait for its time.
     """
 
     looked_at: float = float("-inf")
     distance: float = SHORTEST
     longest: float = LONGEST
+    in_a_row: int = 0
 
     def due(self, now: float) -> float:
         """Return when to look at what came now."""
         return max(now, self.looked_at + self.distance)
+
+    def is_burst(self, now: float) -> bool:
+        """Return whether more news is to be expected: it poured in, and not for long there was none."""
+        return self.in_a_row >= BURST and now < self.looked_at + self.distance
 
     def looked(self, now: float, due: float) -> None:
         """Take note of a look that was due then.
@@ -36,6 +44,8 @@ class News:
         The next one is farther off where this one had to wait, and sooner where not.
         """
         since = now - self.looked_at
+        had_to_wait = due <= self.looked_at + self.distance
+        self.in_a_row = self.in_a_row + 1 if had_to_wait else 1
         if since > QUIET:
             self.distance = SHORTEST
         elif since >= 2 * self.distance:

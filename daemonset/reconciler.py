@@ -156,6 +156,10 @@ class Reconciler:
         self.labels, self.kind = labels, kind
         self.wake.set()
 
+    def expects_more(self) -> bool:
+        """Return whether what there is to report is likely to change soon."""
+        return bool(self.unread) or self.news.is_burst(time.monotonic())
+
     def revisions_listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
         """Take note of all ProfileRevisions by name; those of other types are left out."""
         self.unread.clear()

@@ -24,7 +24,7 @@ from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
-from . import drift, measures
+from . import drift, measures, pace
 from .agent_settings import OnNodes
 from .agents import image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
@@ -36,7 +36,6 @@ from .loop import RETRY_SECONDS, Loop
 from .missed import Absence, missed
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
-from .pace import Written, due, is_progress, written
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
 from .taints import untaints
@@ -69,7 +68,7 @@ class Controller(Loop[OperatorsCluster]):
         rollouts: what the profiles are on the nodes.
         made: what a status should be, and what it was made of.
         written: the last write of each status.
-        moving: how many profiles had progress to tell in the last round.
+        moved: when each profile had progress to tell last.
         behind: how many statuses the last round left for later.
         repaired: how often nodes told of a repair since this process started, by type and profile.
         gates: the pods that wait for their profiles.
@@ -81,8 +80,8 @@ class Controller(Loop[OperatorsCluster]):
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict[str, "dict[str, Any]"])
     rollouts: Rollouts = field(default_factory=Rollouts)
     made: dict[str, Made] = field(default_factory=dict[str, "Made"])
-    written: dict[str, Written] = field(default_factory=dict[str, Written])
-    moving: int = 0
+    written: dict[str, pace.Written] = field(default_factory=dict[str, pace.Written])
+    moved: dict[str, float] = field(default_factory=dict[str, float])
     behind: int = 0
     repaired: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     gates: Gates = field(default_factory=Gates)
@@ -167,7 +166,8 @@ class Controller(Loop[OperatorsCluster]):
             return
         snapshot = await self._looked_at(snapshot)
         taken = self.clock()
-        moving, self.moving, self.behind = self.moving, 0, 0
+        moving = pace.moving(self.moved.values(), taken)
+        self.behind = 0
         faults: list[ClusterFault] = []
 
         async def keep(name: str, _: SecurityProfile) -> None:
@@ -189,6 +189,7 @@ class Controller(Loop[OperatorsCluster]):
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         self.repaired = {key: count for key, count in self.repaired.items() if key[1] in snapshot.profiles}
+        self.moved = {name: at for name, at in self.moved.items() if name in snapshot.profiles}
         try:
             await self._tell_repairs(snapshot)
         except BusyFault:
@@ -227,13 +228,14 @@ class Controller(Loop[OperatorsCluster]):
             profile = await self._kept(profile, finalizers(profile, snapshot, rollout))
         if status != (before := own(profile.status)):
             last = self.written.get(name)
-            self.moving += is_progress(before, status)
-            if (at := due(before, status, last, moving)) > self.clock():
+            if pace.is_progress(before, status):
+                self.moved[name] = self.clock()
+            if (at := pace.due(before, status, last, moving)) > self.clock():
                 self.wake_by(at)
                 self.behind += 1
             else:
                 await self._write_status(name, profile, status)
-                self.written[name] = written(before, status, last, self.clock())
+                self.written[name] = pace.written(before, status, last, self.clock())
         if leaving:  # what is to go is not called Ready before it goes
             await self.carry_out(finalizers(profile, snapshot, rollout))
 

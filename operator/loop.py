@@ -215,6 +215,7 @@ class Loop(Generic[C]):
         """Run until cancelled."""
         await self.until_done("list", self.relist)
         self.ready = True
+        log.info("listed", **{plural: len(self._memory()[plural]) for plural in self.kinds})
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._relist_now_and_then())
             tasks.create_task(self._reconcile_forever())

@@ -5,6 +5,7 @@ Called by `controller`. A thousand nodes that load a revision would otherwise co
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..crds.models import ProfileStatus
@@ -12,7 +13,7 @@ from ..crds.models import ProfileStatus
 # Seconds from a profile's last write to one of progress alone: the first, the second, and so on.
 DISTANCES = (2.0, 4.0, 8.0, 10.0)
 # What all profiles together may take of progress: more of them wait longer, but not for ever.
-PER_SECOND = 2.0
+PER_SECOND = 1.0
 LONGEST = 60.0
 
 
@@ -38,12 +39,17 @@ def due(before: ProfileStatus, after: ProfileStatus, last: Written | None, movin
     """Return from when on (monotonic seconds) a status may be written; 0 for at once.
 
     `before` is what is there, `last` the write that this process made of it; `moving` tells how many profiles
-    have progress to tell now.
+    had progress to tell of late.
     """
     if last is None or not is_progress(before, after):
         return 0.0
     distance = DISTANCES[min(last.steps, len(DISTANCES) - 1)]
     return last.at + max(distance, min(moving / PER_SECOND, LONGEST))
+
+
+def moving(told: Iterable[float], now: float) -> int:
+    """Return how many profiles had progress to tell of late; `told`: when each had it last."""
+    return sum(now - at < LONGEST for at in told)
 
 
 def written(before: ProfileStatus, after: ProfileStatus, last: Written | None, now: float) -> Written:

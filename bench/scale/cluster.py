@@ -110,6 +110,7 @@ class Cluster:
         settle: how many seconds after a change what is written still belongs to it: reports are up to
             10 s apart, with few nodes 1 s.
         nodes: that are there, by name.
+        started: which program was started last, and where in its log that was.
     """
 
     control_plane: ControlPlane
@@ -121,7 +122,8 @@ class Cluster:
     programs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, Any])
     fleet: list[asyncio.subprocess.Process] = field(default_factory=list[Any])
     where: dict[str, int] = field(default_factory=dict[str, int])
-    health: str = ""
+    started: str = ""
+    started_at: int = 0
 
     # --- the API ------------------------------------------------------------------------------------------
 
@@ -264,13 +266,10 @@ class Cluster:
         file = self.folder / f"{account}.kubeconfig"
         server, authority = self.control_plane.at.server, self.control_plane.credentials.authority
         file.write_text(json.dumps(kubeconfig(server, authority, await self._token(account))))
-        (port,) = free_ports(1)
-        self.health = f"http://127.0.0.1:{port}/readyz"
         settings = {
             "KUBECONFIG": str(file),
             "NAMESPACE": SYSTEM,
             "POD_NAME": "",
-            "PROBES_PORT": str(port),
         }
         if account == ADMISSION:
             settings |= {
@@ -279,6 +278,7 @@ class Cluster:
                 "LINGER_SECONDS": "0",
             }
         with self.log(account).open("ab") as log:
+            self.started, self.started_at = account, log.tell()
             self.programs[account] = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                 [sys.executable, "-m", f"hauberk.operator.{module}"],
                 env={**os.environ, **settings},
@@ -286,14 +286,14 @@ class Cluster:
                 stderr=log,
             )
 
-    async def knows_all(self) -> bool:
-        """Return whether the program that was started last has read everything: what its probe tells."""
-        try:
-            async with httpx2.AsyncClient(trust_env=False) as client:
-                response = await client.get(self.health)
-        except httpx2.HTTPError:  # it does not listen yet
-            return False
-        return response.is_success
+    def knows_all(self) -> bool:
+        """Return whether the program that was started last has read everything: its log tells of that.
+
+        Its probe would tell up to ten seconds late, for kopf remembers answers.
+        """
+        with self.log(self.started).open("rb") as log:
+            log.seek(self.started_at)
+            return b'"event": "listed"' in log.read()
 
     def stop(self, account: str) -> None:
         """End a program in the orderly way."""

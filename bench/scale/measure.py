@@ -216,7 +216,7 @@ async def restart(cluster: Cluster) -> list[Figure]:
     cluster.audit.read()
 
     async def unknowing() -> list[str]:
-        return [] if await cluster.knows_all() else [OPERATOR]
+        return [] if cluster.knows_all() else [OPERATOR]
 
     began = time.monotonic()
     await cluster.start(OPERATOR)

@@ -429,6 +429,27 @@ async def test_many_profiles_at_once_tell_their_progress_more_seldom(api: Api):
     assert {one.summary.status for one in api.statuses.values()} == {"Ready"}
 
 
+async def test_a_few_of_many_wait_for_their_turn_though_the_others_have_just_told(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 4)
+    names = [f"p{at:02}" for at in range(50)]
+    publish(controller, *names)
+    await controller.reconcile()
+    for at in range(2):
+        nodes.report(at, *names)
+        await controller.reconcile()
+    nodes.now += len(names) / PER_SECOND
+    await controller.reconcile()  # all have told
+    api.written.clear()
+    nodes.report(2, *names[:3])
+    nodes.now += DISTANCES[-1] + 1
+    await controller.reconcile()
+    assert api.written == []
+    nodes.now += len(names) / PER_SECOND
+    await controller.reconcile()
+    assert api.written == names[:3]
+
+
 async def test_a_status_that_someone_else_wrote_is_put_right(api: Api):
     controller = controller_of(api)
     nodes = Nodes(controller, 2)

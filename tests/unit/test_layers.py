@@ -62,6 +62,7 @@ PURE = {
     *("profiles/blocks.py", "profiles/classes.py", "profiles/statements.py"),
     *(
         "daemonset/news.py",
+        "daemonset/turns.py",
         "daemonset/plan.py",
         "daemonset/report.py",
         "daemonset/resting.py",

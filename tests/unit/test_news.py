@@ -50,6 +50,24 @@ def test_who_gets_a_processor_late_looks_less_often(late: float, next_one: float
     assert news.due(100.26 + late) == pytest.approx(100.25 + late + next_one)
 
 
+def test_a_change_alone_is_no_burst_however_late_it_is_looked_at():
+    news = News(longest=10.0)
+    news.looked(103, 100)
+    assert not news.is_burst(103.1)
+    news.looked(123, news.due(110))  # the revision from before is gone
+    assert not news.is_burst(123.1)
+    for at in (200, 225, 250):  # changes, each alone
+        news.looked(at + 3, news.due(at))
+        assert not news.is_burst(at + 3.1)
+
+
+def test_a_burst_is_over_when_no_more_came_for_as_long_as_looks_were_apart():
+    news = News(longest=10.0)
+    looks(news, *(100 + number * 0.05 for number in range(400)))
+    assert news.is_burst(news.looked_at + news.distance - 0.1)
+    assert not news.is_burst(news.looked_at + news.distance)
+
+
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50))
 def test_nothing_waits_for_longer_than_that(times: list[float]):
     times.sort()

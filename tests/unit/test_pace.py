@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from hauberk.crds.models import Condition, Counts, Failure, ProfileStatus, Summary
-from hauberk.operator.pace import DISTANCES, LONGEST, Written, due, is_progress, written
+from hauberk.operator.pace import DISTANCES, LONGEST, Written, due, is_progress, moving, written
 
 
 def condition(kind: str, status: str, reason: str, message: str = "") -> Condition:
@@ -71,7 +71,7 @@ def test_progress_moves_counts_and_no_word(after: ProfileStatus, progress: bool)
 
 
 @pytest.mark.parametrize(
-    ("last", "moving", "at"),
+    ("last", "many", "at"),
     [
         (None, 1, 0.0),  # who just started knows of no write
         (Written(100.0), 1, 102.0),
@@ -81,15 +81,19 @@ def test_progress_moves_counts_and_no_word(after: ProfileStatus, progress: bool)
         (Written(100.0, 4), 1, 110.0),
         (Written(100.0, 99), 1, 110.0),
         (Written(100.0), 0, 102.0),
-        (Written(100.0), 4, 102.0),
-        (Written(100.0), 8, 104.0),  # two a second, of all profiles together
-        (Written(100.0, 4), 20, 110.0),
-        (Written(100.0), 40, 120.0),
+        (Written(100.0), 2, 102.0),
+        (Written(100.0), 8, 108.0),  # one a second, of all profiles together
+        (Written(100.0, 4), 10, 110.0),
+        (Written(100.0), 40, 140.0),
         (Written(100.0), 10_000, 100.0 + LONGEST),
     ],
 )
-def test_progress_is_written_at_growing_distances(last: Written | None, moving: int, at: float):
-    assert due(UPDATING, FURTHER, last, moving) == at
+def test_progress_is_written_at_growing_distances(last: Written | None, many: int, at: float):
+    assert due(UPDATING, FURTHER, last, many) == at
+
+
+def test_who_had_nothing_to_tell_for_long_moves_no_more():
+    assert moving([100.0, 130.0, 100.0 - LONGEST], 100.0 + LONGEST - 1) == 2
 
 
 @pytest.mark.parametrize("last", [None, Written(100.0), Written(100.0, 99)])

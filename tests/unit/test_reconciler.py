@@ -29,7 +29,7 @@ from hauberk.crds.names import APPARMOR, CONTRACT, SECCOMP, SELINUX, text_id
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import agent as agents
 from hauberk.daemonset import reconciler as reconcilers
-from hauberk.daemonset import selinux
+from hauberk.daemonset import selinux, turns
 from hauberk.daemonset.agent import Agent
 from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.backend import Backend
@@ -450,7 +450,7 @@ async def running(node: Node, api: Api) -> AsyncGenerator[Agent]:
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (0.01, 0.01))
     for module in (agents, reconcilers):
         monkeypatch.setattr(module, "FIRST_SECONDS", 0.2)
 
@@ -561,7 +561,7 @@ async def test_one_profile_that_changes_costs_one_write(node: Node):
 
 
 async def test_a_hundred_new_profiles_cost_three_writes_at_most(node: Node, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (2.0, 2.0))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (2.0, 2.0))
     api = Api()
     async with running(node, api):
         while not api.written:

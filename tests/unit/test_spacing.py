@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -14,10 +15,11 @@ from hauberk.crds.errors import ClusterFault
 from hauberk.crds.models import Facts, Problem, ProfileNode, Section
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import agent as agents
-from hauberk.daemonset import report
+from hauberk.daemonset import report, turns
 from hauberk.daemonset.agent import Agent
 from hauberk.daemonset.api import ApiFault
 from hauberk.daemonset.cluster import Cluster
+from hauberk.daemonset.turns import Turns
 from structlog.testing import capture_logs
 
 from tests.unit.node import Tree
@@ -97,15 +99,14 @@ async def rest() -> None:
 @pytest.mark.parametrize(
     ("nodes", "seconds"), [(1, 1), (3, 1), (100, 1), (150, 1.5), (500, 5), (1000, 10), (5000, 10)]
 )
-def test_all_agents_together_write_about_a_hundred_times_a_second(tree: Tree, nodes: int, seconds: float):
-    agent = Agent(tree.host, cast("Cluster", None), [], "n1", nodes=nodes)
-    assert agent.spacing == seconds
+def test_all_agents_together_write_about_a_hundred_times_a_second(nodes: int, seconds: float):
+    assert Turns(nodes).spacing == seconds
 
 
 async def test_the_first_change_is_written_at_once_and_the_next_ones_wait(
     agent: Agent, api: Api, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (LONG, LONG))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (LONG, LONG))
     tell(agent, made("a"))
     await api.has(made("a"))
     tell(agent, made("a", "b"))
@@ -118,7 +119,7 @@ async def test_the_first_change_is_written_at_once_and_the_next_ones_wait(
 async def test_a_burst_costs_two_writes_of_which_the_second_has_all(
     agent: Agent, api: Api, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (0.2, 0.2))
     names = [f"p{number}" for number in range(100)]
     for count in range(1, 101):
         tell(agent, made(*names[:count]))
@@ -138,25 +139,53 @@ async def test_a_burst_costs_two_writes_of_which_the_second_has_all(
         pytest.param(110, 111, 110, id="what had not to wait waits for nothing"),
     ],
 )
-def test_what_has_to_wait_waits_for_the_rest_of_a_burst(tree: Tree, first: float, last: float, due: float):
-    agent = Agent(tree.host, cast("Cluster", None), [], "n1", nodes=1000, written_at=100.0)
-    assert agent._due(first, last) == due
+def test_what_has_to_wait_waits_for_the_rest_of_a_burst(first: float, last: float, due: float):
+    assert Turns(1000, written_at=100.0).due(first, last, more=False, is_bad=False) == due
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "due"),
+    [
+        pytest.param(500, 500, 180, id="what it was long before: at once"),
+        pytest.param(101, 120, 125, id="in its turn, when it was looked at"),
+        pytest.param(115, 120, 125, id="a quiet time is none where more is to come"),
+        pytest.param(101, 179, 180, id="but not for ever"),
+    ],
+)
+def test_what_was_not_looked_at_yet_is_waited_for(first: float, now: float, due: float):
+    assert Turns(1000, written_at=100.0).due(first, now, more=True, is_bad=False) == due
 
 
 @pytest.mark.parametrize(("took", "calm", "longest"), [(0.02, 5, 80), (1.2, 6, 96), (60.0, 7.5, 120)])
-def test_an_api_server_that_is_slow_is_spared(tree: Tree, took: float, calm: float, longest: float):
-    agent = Agent(tree.host, cast("Cluster", None), [], "n1", nodes=1000, written_at=100.0, took=took)
-    assert agent._due(101, 120) == 120 + calm
-    assert agent._due(101, 900) == 100 + longest
-    assert agent._due(110, 110) == 110  # what need not wait need not wait for that
+def test_an_api_server_that_is_slow_is_spared(took: float, calm: float, longest: float):
+    def due(first: float, last: float) -> float:
+        return Turns(1000, written_at=100.0, took=took).due(first, last, more=False, is_bad=False)
+
+    assert due(101, 120) == 120 + calm
+    assert due(101, 900) == 100 + longest
+    assert due(110, 110) == 110  # what need not wait need not wait for that
+
+
+def test_a_burst_that_does_not_end_costs_ever_fewer_writes():
+    now, one, written = 0.0, Turns(1000, written_at=0.0), [0.0]
+    while now < 3000:
+        while (due := one.due(written[-1] + 1, now, more=True, is_bad=False)) > now:
+            now = due
+        one.begins(written[-1] + 1, now, now, more=True)
+        one.wrote(now, now)
+        written.append(now)
+    assert [after - before for before, after in pairwise(written)][:6] == [80, 160, 320, 640, 640, 640]
+    one.begins(now + 1, now + 1, now + 6, more=False)
+    one.wrote(now + 6, now + 6)
+    assert one.due(now + 7, now + 900, more=True, is_bad=False) == now + 6 + 80
 
 
 @pytest.mark.parametrize("worse", [made("a", failed="b"), made()], ids=["a problem", "gone"])
 async def test_bad_news_does_not_wait_for_its_turn(
     agent: Agent, api: Api, worse: ProfileNode, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (LONG, LONG))
-    monkeypatch.setattr(agents, "BAD_NEWS_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (LONG, LONG))
+    monkeypatch.setattr(turns, "BAD_NEWS_SECONDS", 0.05)
     tell(agent, made("a"))
     await api.has(made("a"))
     tell(agent, made("a", "c"))  # which waits for its turn
@@ -169,7 +198,7 @@ async def test_bad_news_does_not_wait_for_its_turn(
 async def test_what_is_again_as_it_was_is_not_written(
     agent: Agent, api: Api, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (0.1, 0.1))
     came, next_turn = asyncio.Event(), agent._next_turn
 
     async def turn() -> None:
@@ -211,7 +240,7 @@ async def test_what_was_not_taken_is_sent_again_as_it_is_then(
 @contextlib.asynccontextmanager
 async def asking(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
     monkeypatch.setattr(agents, "ASK_UNSUPPORTED_SECONDS", 0.02)
-    monkeypatch.setattr(agents, "SPACING_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(turns, "SPACING_SECONDS", (0.01, 0.01))
     task = asyncio.create_task(agent._ask_for_report())
     yield
     task.cancel()
@@ -245,21 +274,21 @@ async def test_a_report_that_someone_deletes_is_written_again_and_one_that_is_th
 async def test_agents_are_counted_and_where_they_can_not_be_it_is_told_once(
     agent: Agent, api: Api, monkeypatch: pytest.MonkeyPatch
 ):
-    assert agent.nodes == 1
+    assert agent.turns.nodes == 1
     api.nodes = 700
     await agent._count_nodes()
-    assert (agent.nodes, agent.spacing) == (700, 7)
+    assert (agent.turns.nodes, agent.turns.spacing) == (700, 7)
     with capture_logs() as logs:
         api.nodes = ApiFault("403 Forbidden: not you", 403)
         for _ in range(3):
             await agent._count_nodes()
-        assert agent.nodes == 700
+        assert agent.turns.nodes == 700
         api.nodes = 0  # of a cluster whose DaemonSets are being made
         await agent._count_nodes()
-        assert agent.nodes == 1
+        assert agent.turns.nodes == 1
     assert [one["message"] for one in logs] == ["403 Forbidden: not you"]
     async with asking(agent, monkeypatch), asyncio.timeout(5):
         api.nodes, api.counted = 200, asyncio.Event()
         await api.counted.wait()
         await rest()
-        assert agent.nodes == 200
+        assert agent.turns.nodes == 200
