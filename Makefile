@@ -12,7 +12,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_NATIVE_TLS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast check unit kube e2e chaos chaos-planted lab-deps image lock clean
+.PHONY: help demo demo-down test test-fast check unit kube e2e e2e-all chaos chaos-planted lab-deps image lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -23,7 +23,7 @@ demo: $(VENV)/.done $(if $(filter lab,$(CLUSTER)),lab-deps) ## From nothing to a
 demo-down: $(VENV)/.done ## End the demo's cluster
 	@$(PY) -m demo down --cluster $(CLUSTER)
 
-test: test-fast e2e ## Everything: checks, unit, real API server, real kernels
+test: test-fast e2e ## Checks, unit, real API server, real kernels; without the longest stories
 
 test-fast: check docs test-deps ## Everything but the lab, in about ten minutes
 	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
@@ -41,6 +41,9 @@ kube: $(VENV)/.done test-deps ## Against a real kube-apiserver and etcd
 
 e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux
 	$(PY) -m tests.e2e
+
+e2e-all: $(VENV)/.done lab-deps ## The same with the longest stories: before a release, and after a change of what they tell
+	$(PY) -m tests.e2e --all
 
 CORPUS ?=
 .PHONY: corpus

@@ -140,6 +140,7 @@ def orphaned(node: str) -> bool:
     return NAME in report(node).get("orphans", {})
 
 
+@pytest.mark.long
 def test_revisions_that_someone_deletes_are_published_again_and_nothing_is_loaded(before: Held):
     ok(kubectl("scale", *WRITERS, "--replicas=0"))
     ok(kubectl("wait", "--for=delete", "pods", f"--namespace={SYSTEM}", PODS, "--timeout=60s"))
@@ -158,6 +159,7 @@ def test_revisions_that_someone_deletes_are_published_again_and_nothing_is_loade
     assert_taken_over(before)
 
 
+@pytest.mark.long
 def test_crds_that_someone_deletes_take_nothing_from_a_kernel(before: Held):
     ok(kubectl("delete", "--kustomize", "deploy/crds", "--timeout=30s"))
     assert not [crd for crd in CRDS if kubectl("get", "crd", crd).code == 0]

@@ -81,6 +81,7 @@ def test_a_child_that_someone_adds_goes_away():
     assert kernel(NODE)["parent"] == kernel("debian13")["parent"]
 
 
+@pytest.mark.long
 def test_a_fight_is_spaced_out_and_told_and_ends_well():
     apply(profile("contested", deny_write("contested")))
     wait_ready("contested")

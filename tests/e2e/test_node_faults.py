@@ -108,6 +108,7 @@ def test_a_disk_that_takes_nothing_is_told_and_keeps_nothing_from_being_loaded(
     assert ready("no-room")[0] == "True"
 
 
+@pytest.mark.long
 def test_a_node_whose_agent_does_not_run_ends_readiness_and_holds_up_no_deletion():
     apply(profile("unwatched", deny_write("unwatched")))
     apply(profile("unheard", deny_write("unheard")))
@@ -134,6 +135,7 @@ def test_a_node_whose_agent_does_not_run_ends_readiness_and_holds_up_no_deletion
     eventually(lambda: "unheard" not in kernel(NODE))
 
 
+@pytest.mark.long
 def test_an_api_server_that_is_away_costs_nothing_but_news():
     apply(profile("carried", deny_write("carried")))
     wait_ready("carried")

@@ -127,6 +127,7 @@ def test_a_domain_is_enforced_is_kept_while_it_runs_and_leaves_nothing():
     assert on_node(SELINUX_NODE, "find", "/var/lib/hauberk/selinux", "-type", "f") == ""
 
 
+@pytest.mark.long
 def test_the_modules_of_the_library_do_what_they_say():
     for name in ("container-without-network", "container-reads-host-logs"):
         ok(kubectl("apply", f"--filename=profiles/library/{name}.yaml"))
@@ -163,6 +164,7 @@ def test_the_modules_of_the_library_do_what_they_say():
         remove("pods", "--selector=made-by=e2e", "--now")
 
 
+@pytest.mark.long
 def test_many_modules_go_in_together_and_the_one_to_blame_stays_out():
     apply(selinux_profile("alone", container("alone")))
     wait_ready("alone", WITHIN_SECONDS)
@@ -193,6 +195,7 @@ def test_many_modules_go_in_together_and_the_one_to_blame_stays_out():
     ok(kubectl("label", "node", SELINUX_NODE, "e2e-"))
 
 
+@pytest.mark.long
 def test_permissive_is_the_module_alone_and_what_others_need_stays():
     base = "(block shared (blockabstract shared) (type process) (roletype system_r process)\n"
     base += "".join(

@@ -69,6 +69,7 @@ def test_a_pod_with_the_profile_is_denied_and_one_without_writes():
         ok(kubectl("exec", f"free-{node}", "--", "touch", "/tmp/x"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.stem)
 def test_every_profile_of_the_library_loads_and_lets_a_pod_start(file: Path):
     document = yaml.safe_load(file.read_text())

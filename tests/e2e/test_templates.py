@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.cluster import (
     apply,
     eventually,
@@ -68,6 +70,7 @@ def test_each_node_holds_the_text_for_its_kind():
         ok(kubectl("exec", name, "--", "touch", free))
 
 
+@pytest.mark.long
 def test_a_node_of_a_new_kind_gets_its_own_text():
     """The first text is for one kind only: the other node counts as a new one when its kind is let in."""
     apply(templated("later", folders=FOLDERS))
