@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from ..crds.models import SecurityProfile, decode
 from ..crds.pods import PodObject
 from ..profiles.parser import fault_message
 from .gating import lacking
-from .pod_review import Known, PodAnswer, review_ephemeral, review_pod
+from .pod_review import Known, PodAnswer, may_be_early, review_ephemeral, review_pod
 from .publisher import Publisher
 from .review import Answer, review
 
@@ -38,6 +39,9 @@ PODS_DENY_PATH, PODS_PATH = "/pods/deny", "/pods"
 _REQUEST_BYTES = 4 << 20
 # Less than the configuration's timeoutSeconds: who waits hears why.
 _ANSWER_SECONDS = 27.0
+# How long a pod that names a profile which nobody defines waits for one that does: they may have been applied
+# together. Less than the configuration's timeoutSeconds.
+EARLY_SECONDS = 2.0
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):
@@ -116,12 +120,12 @@ class Webhook:
             log.error("unreadable question", error=str(error))
             return web.Response(status=400, text=f"no AdmissionReview of a Pod: {error}")
         try:
-            publisher, deny = self.publisher, asked.path == PODS_DENY_PATH
-            known = Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+            deny = asked.path == PODS_DENY_PATH
             if request.sub_resource == "ephemeralcontainers":
-                answer = review_ephemeral(before, pod, known, deny_unknown=deny)
+                answer = review_ephemeral(before, pod, self._known(), deny_unknown=deny)
             else:
-                answer = review_pod(request.object or {}, pod, known, deny_unknown=deny)
+                await self._wait_for_profiles(pod)
+                answer = review_pod(request.object or {}, pod, self._known(), deny_unknown=deny)
         except Exception:  # a bug that one pod meets holds up no pod
             log.exception("bug", namespace=request.namespace)
             answer = PodAnswer(warnings=("Hauberk met a bug as it looked at the pod; its log has more",))
@@ -134,6 +138,17 @@ class Webhook:
             patch = base64.b64encode(msgspec.json.encode(answer.patch)).decode()
             response |= {"patchType": "JSONPatch", "patch": patch}
         return self._said(response)
+
+    def _known(self) -> Known:
+        publisher = self.publisher
+        return Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+
+    async def _wait_for_profiles(self, pod: PodObject) -> None:
+        """Return when every profile is known that a pod names and that somebody may define, or none came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EARLY_SECONDS):
+                while may_be_early(pod, self._known()):
+                    await self.publisher.news.wait()
 
     def _said(self, response: dict[str, Any]) -> web.Response:
         said = web.json_response(
