@@ -42,6 +42,8 @@ _ANSWER_SECONDS = 27.0
 # How long a pod that names a profile which nobody defines waits for one that does: they may have been applied
 # together. Less than the configuration's timeoutSeconds.
 EARLY_SECONDS = 2.0
+# How long after some news it is looked for again: in a burst of profiles not for each.
+LOOK_SECONDS = 0.1
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):
@@ -149,6 +151,7 @@ class Webhook:
             async with asyncio.timeout(EARLY_SECONDS):
                 while may_be_early(pod, self._known()):
                     await self.publisher.news.wait()
+                    await asyncio.sleep(LOOK_SECONDS)
 
     def _said(self, response: dict[str, Any]) -> web.Response:
         said = web.json_response(

@@ -101,6 +101,8 @@ def watched(path: str) -> Generator[list[dict[str, Any]]]:
         assert process.stdout
         with process.stdout as lines:
             for line in lines:
+                if not line.endswith("\n"):
+                    break  # it was ended within a line
                 event = json.loads(line)
                 if event["type"] in ("ADDED", "MODIFIED"):
                     seen.append(event["object"])
