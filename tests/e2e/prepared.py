@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
-# What this source is the next release of, for tests of upgrades: its tree and its image, made by `build_previous`.
+# What tests of upgrades come from, its tree and its image: made by `build_previous`.
 PREVIOUS = ROOT / "build" / "previous"
 PREVIOUS_IMAGE = "hauberk.dev/hauberk:previous"
 PREVIOUS_ARCHIVE = ROOT / "build" / "previous.tar"

@@ -38,8 +38,8 @@ from tests.e2e.cluster import (
 from tests.e2e.prepared import IMAGE, PREVIOUS, PREVIOUS_ARCHIVE, PREVIOUS_IMAGE, install, with_helm
 
 NAMES = tuple(f"upgraded-{number:02}" for number in range(100))
-SELECTOR = "upgrade=still"
-PROFILES = f"/apis/hauberk.dev/v1alpha1/securityprofiles?labelSelector={SELECTOR.replace('=', '%3D')}"
+LABEL, VALUE = "upgrade", "still"
+PROFILES = f"/apis/hauberk.dev/v1alpha1/securityprofiles?labelSelector={LABEL}%3D{VALUE}"
 AGENTS = f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets?fieldSelector=metadata.name%3Dhauberk-agent"
 DEPLOYMENTS = ("deployment/hauberk-operator", "deployment/hauberk-admission")
 
@@ -81,7 +81,7 @@ def previous() -> Iterator[None]:
     """The previous commit's Hauberk, installed; afterwards this one's is again."""
     if with_helm():
         pytest.skip("both versions are applied by kustomize here")
-    assert PREVIOUS_ARCHIVE.exists(), "its image is built by `make e2e-all` and `python -m tests.e2e -k upgrade`"
+    assert PREVIOUS_ARCHIVE.exists(), "`make e2e-all` and `python -m tests.e2e -k upgrade` build it"
     ok(lab("load", str(PREVIOUS_ARCHIVE)))
     apply_previous()
     try:
@@ -101,8 +101,7 @@ def kernels_looked_at() -> Generator[list[tuple[str, Kernel]]]:
 
     def look() -> None:
         while not ended.is_set():
-            for node in APPARMOR_NODES:
-                looks.append((node, kernel(node)))
+            looks.extend((node, kernel(node)) for node in APPARMOR_NODES)
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
@@ -186,9 +185,9 @@ def roll(apply_it: Callable[[], None], image: str, policy: str) -> None:
 def test_an_upgrade_and_the_way_back_unload_nothing_and_no_profile_is_called_unready():
     still: list[dict[str, Any]] = [profile(name, f"profile {name} {{ file, }}") for name in NAMES]
     for one in still:
-        one["metadata"]["labels"] = dict([SELECTOR.split("=")])
+        one["metadata"]["labels"] = {LABEL: VALUE}
     apply({"apiVersion": "v1", "kind": "List", "items": [*still, profile("moving", deny_write("moving"))]})
-    words = (f"--selector={SELECTOR}", "--for=condition=Ready", "--timeout=300s")
+    words = (f"--selector={LABEL}={VALUE}", "--for=condition=Ready", "--timeout=300s")
     ok(kubectl("wait", "secprof", *words, timeout=330))
     wait_ready("moving")
 

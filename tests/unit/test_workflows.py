@@ -1,4 +1,4 @@
-"""The workflows that test a change and make a release: plain files, with few rights, that run what is there."""
+"""The workflows that test a change and make a release: plain files with few rights."""
 
 from __future__ import annotations
 
