@@ -19,6 +19,7 @@ from lab import binaries, cache, deps, node, process, rootfs
 from lab.controlplane import CONTROL_PLANE, ControlPlane
 from lab.errors import FailedError, NotUpError, UnmetError, UsageError
 from lab.network import LAST_INDEX, Network
+from lab.node import Joining
 from lab.progress import Progress
 from lab.state import Node, State, free_index, free_name
 
@@ -61,7 +62,7 @@ class Lab:
                 self.network.create()
                 self._start_control_plane(CONTROL_PLANE)
             for name in missing_kinds(kinds, [found.kind for found in self.state.nodes()]):
-                self._remember_node(name, disks[name])
+                self._remember_node(name, disks[name], Joining())
             with self.progress.step("nodes"):
                 nodes = self.state.nodes()
                 each([one for one in nodes if not node.running(self.state, one)], self._boot)
@@ -168,12 +169,12 @@ class Lab:
 
     # --- nodes
 
-    def add(self, kind: str) -> Node:
+    def add(self, kind: str, joining: Joining) -> Node:
         """Join a new node of this kind and return it once it is Ready."""
         self.must_be_up()
         disk = rootfs.disk(rootfs.kind(kind), self.binaries(), self.progress.note)
         with self.state.changing(), self.progress.step(f"adding a node of kind {kind}"):
-            added = self._remember_node(kind, disk)
+            added = self._remember_node(kind, disk, joining)
             self._boot(added)
             self._wait_joined([added])
         return added
@@ -225,7 +226,7 @@ class Lab:
             process.kill_group(running)
         self.state.set_process(f"node-{found.name}", None)
 
-    def _remember_node(self, kind: str, disk: Path) -> Node:
+    def _remember_node(self, kind: str, disk: Path, joining: Joining) -> Node:
         nodes = self.state.nodes()
         index = free_index({found.index for found in nodes})
         if index > LAST_INDEX:
@@ -233,7 +234,7 @@ class Lab:
         added = Node(free_name(kind, {found.name for found in nodes}), kind, index)
         folder = self.state.node_folder(added.name)
         credentials = self.control_plane().credentials
-        node.write_files(added, folder, credentials, node.make_key(self.state))
+        node.write_files(added, joining, folder, credentials, node.make_key(self.state))
         node.link_disk(folder, disk)
         self.state.add_node(added)
         return added

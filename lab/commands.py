@@ -16,7 +16,7 @@ from lab.build import Build, Builder
 from lab.cluster import DEFAULT_KINDS, LOGS, Lab
 from lab.controlplane import CONTROL_PLANE
 from lab.errors import NotUpError, UnmetError, UsageError
-from lab.node import MEMORY_MIB
+from lab.node import MEMORY_MIB, Joining, parse_label, parse_taint
 from lab.process import become
 from lab.progress import Progress
 
@@ -159,9 +159,27 @@ def crash(node: Name) -> None:
 
 
 @app.command()
-def add(kind: Annotated[str, typer.Argument(metavar="KIND", help="debian12, debian13 or selinux.")]) -> None:
-    """Join a new node to the running cluster and print its name."""
-    typer.echo(_lab().add(kind).name)
+def add(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="debian12, debian13 or selinux.")],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="A label that it joins with; may be repeated."),
+    ] = None,
+    taints: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--taint", metavar="KEY[=VALUE]:EFFECT", help="A taint that it joins with; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Join a new node to the running cluster and print its name.
+
+    Example: python -m lab add debian13 --label pool=batch --taint example.org/starting:NoSchedule
+    """
+    joining = Joining(
+        tuple(parse_label(word) for word in labels or ()), tuple(parse_taint(word) for word in taints or ())
+    )
+    typer.echo(_lab().add(kind, joining).name)
 
 
 @app.command()

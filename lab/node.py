@@ -4,8 +4,11 @@ Called by cluster.py. What can be pure is: the files and commands that follow fr
 The node's kernel is one process of this machine (user-mode-linux); its disk is a copy-on-write file.
 """
 
+import json
+import re
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ import tenacity
 
 from lab import cache, process, rootfs
 from lab.controlplane import Listening
-from lab.errors import FailedError, NotUpError
+from lab.errors import FailedError, NotUpError, UsageError
 from lab.network import Network, settings
 from lab.state import Node, State
 
@@ -24,6 +27,46 @@ MEMORY_MIB = 1400
 START_SECONDS = 60.0
 TEMPLATES = Path(__file__).parent / "node"
 CLUSTER = Listening("10.77.0.1")
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+# What Kubernetes takes of a label's key (its prefix and its name) and of its value.
+_KEY = r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What a node brings along when it makes its Node object, as the nodes of one group do.
+
+    Attributes:
+        labels: each as KEY=VALUE.
+        taints: as in a Node's spec.
+    """
+
+    labels: tuple[str, ...] = ()
+    taints: tuple[dict[str, str], ...] = ()
+
+
+def parse_label(word: str) -> str:
+    """Return a label as it was given, KEY=VALUE.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(f"{_KEY}={_VALUE}", word):
+        raise UsageError(f"{word} is no label: write KEY=VALUE.")
+    return word
+
+
+def parse_taint(word: str) -> dict[str, str]:
+    """Return a taint that was given as KEY[=VALUE]:EFFECT, as kubectl takes them.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(f"(?P<key>{_KEY})(=(?P<value>{_VALUE}))?:(?P<effect>{'|'.join(EFFECTS)})", word)
+    if not found:
+        raise UsageError(f"{word} is no taint: write KEY[=VALUE]:EFFECT with one of {', '.join(EFFECTS)}.")
+    return {name: value for name, value in found.groupdict().items() if value}
 
 
 def kernel_command(node: Node, folder: Path, memory_mib: int) -> list[str]:
@@ -56,33 +99,37 @@ def fill(template: str, values: dict[str, str]) -> str:
     return template
 
 
-def node_env(node: Node) -> str:
+def node_env(node: Node, joining: Joining) -> str:
     """Return node.env, which the node's init reads as shell assignments."""
-    values = {"NAME": node.name, "LABELS": f"lab/kind={node.kind}", **settings(node.at)}
+    labels = ",".join((f"lab/kind={node.kind}", *joining.labels))
+    values = {"NAME": node.name, "LABELS": labels, **settings(node.at)}
     return "".join(f"{word}={shlex.quote(value)}\n" for word, value in values.items())
 
 
-def node_files(node: Node) -> dict[str, str]:
+def node_files(node: Node, joining: Joining) -> dict[str, str]:
     """Return the configuration files of a node, by name, keys and certificates left out."""
     values = {
         "NAME": node.name,
         "ADDRESS": node.at.cluster,
         "PODS": node.at.pods,
         "SELINUX": "true" if rootfs.kind(node.kind).selinux else "false",
+        "TAINTS": json.dumps(joining.taints),
     }
     templates = ("containerd.toml", "kubelet.yaml", "10-lab.conflist")
     files = {name: fill((TEMPLATES / name).read_text(), values) for name in templates}
-    return {**files, "node.env": node_env(node)}
+    return {**files, "node.env": node_env(node, joining)}
 
 
-def write_files(node: Node, folder: Path, credentials: "Credentials", public_key: str) -> None:
+def write_files(
+    node: Node, joining: Joining, folder: Path, credentials: "Credentials", public_key: str
+) -> None:
     """Write what the node sees as /lab/host: its configuration, its keys, a folder for its logs."""
     from lab.credentials import KUBE_PROXY, node_user  # noqa: PLC0415 - `exec` is quicker without it
 
     host = folder / "host"
     (host / "log").mkdir(parents=True, exist_ok=True)
     (host / "load").mkdir(exist_ok=True)
-    for name, text in node_files(node).items():
+    for name, text in node_files(node, joining).items():
         (host / name).write_text(text)
     user = node_user(node.name)
     credentials.kubeconfig(user, CLUSTER.server, host / "kubelet.kubeconfig")

@@ -18,6 +18,7 @@ from typing import Any
 from ..crds.facts import supports
 from ..crds.models import NodeSelector, ProfileNode, ProfileRevision, SecurityProfile
 from ..crds.names import (
+    APPARMOR,
     GATED_FOR,
     LABEL_GATED,
     LABEL_LSM,
@@ -45,10 +46,12 @@ class Found:
     Attributes:
         managed: SecurityProfiles that define one of the names, by their own names.
         unknown: names that look like Hauberk's and that no SecurityProfile defines, or none any more.
+        undefined: all names that no SecurityProfile defines yet, and one may.
     """
 
     managed: Mapping[str, SecurityProfile] = field(default_factory=dict[str, SecurityProfile])
     unknown: tuple[Named, ...] = ()
+    undefined: tuple[Named, ...] = ()
 
     @property
     def waits_for(self) -> list[str]:
@@ -68,13 +71,16 @@ def find_named(names: Iterable[Named], profiles: Mapping[str, SecurityProfile], 
     """
     managed: dict[str, SecurityProfile] = {}
     unknown: list[Named] = []
+    undefined: list[Named] = []
     for one in names:
         owner = _owner(one, profiles, owners)
         if owner and owner.metadata.deletion_timestamp is None:
             managed[owner.metadata.name] = owner
         elif owner or _looks_like_ours(one):
             unknown.append(one)
-    return Found(managed, tuple(unknown))
+        if owner is None and (one.type == APPARMOR or _looks_like_ours(one)) and one.name not in PROTECTED:
+            undefined.append(one)
+    return Found(managed, tuple(unknown), tuple(undefined))
 
 
 def holders(

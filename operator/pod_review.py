@@ -65,6 +65,17 @@ def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unk
     )
 
 
+def may_be_early(pod: PodObject, known: Known) -> bool:
+    """Return whether a pod names a profile that nobody defines, and that may come with it.
+
+    Helm and kustomize put Deployments before kinds that they don't know, so pods are made a moment earlier
+    than their SecurityProfiles.
+    """
+    if gating.is_of_no_concern(pod):
+        return False
+    return bool(gating.find(pod, known.profiles, known.owners).undefined)
+
+
 def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
     """Return what to say of the ephemeral containers that a pod is to get; it has its node, and keeps it."""
     there = {one.name for one in before.spec.ephemeral_containers or ()}

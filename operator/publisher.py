@@ -41,10 +41,12 @@ class Publisher(Loop[AdmissionsCluster]):
     Attributes:
         judging: the judgements on texts.
         asked: what is being judged for this loop, by content digest.
+        news: set, and replaced by another, when it may have changed who owns a name.
     """
 
     judging: Judging = field(kw_only=True)
     asked: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
     _owners: dict[tuple[str, str], str] | None = None
     kinds: Collection[str] = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
 
@@ -71,11 +73,16 @@ class Publisher(Loop[AdmissionsCluster]):
             self._owners = name_owners(self.snapshot())
         return self._owners
 
+    def _forget_owners(self) -> None:
+        self._owners = None
+        self.news.set()
+        self.news = asyncio.Event()
+
     def note(self, plural: str, name: str, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take note of an object as it is now."""
-        if plural != PROFILE_NODES:
-            self._owners = None
         super().note(plural, name, body, deleted=deleted)
+        if plural != PROFILE_NODES:
+            self._forget_owners()
 
     async def reconcile(self) -> None:
         """Bring the revisions and what is said of texts to what they should be, as far as is known.
@@ -122,7 +129,7 @@ class Publisher(Loop[AdmissionsCluster]):
 
     def carried_out(self, write: Write) -> None:
         """Take note of a revision that is there now, or no more: the watch tells of it later."""
-        self._owners = None
+        self._forget_owners()
         match write:
             case CreateRevision(revision):
                 self.revisions.setdefault(revision.metadata.name, revision)
@@ -163,5 +170,5 @@ class Publisher(Loop[AdmissionsCluster]):
             await asyncio.sleep(RETRY_SECONDS[1])
         finally:
             self.asked.pop(digest, None)
-            self._owners = None
+            self._forget_owners()
             self.wake.set()

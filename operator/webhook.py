@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from ..crds.models import SecurityProfile, decode
 from ..crds.pods import PodObject
 from ..profiles.parser import fault_message
 from .gating import lacking
-from .pod_review import Known, PodAnswer, review_ephemeral, review_pod
+from .pod_review import Known, PodAnswer, may_be_early, review_ephemeral, review_pod
 from .publisher import Publisher
 from .review import Answer, review
 
@@ -44,6 +45,11 @@ _AUTHORS_FAULT = 422
 _PROFILE, _POD = REVIEWED
 # The verdict in a word, and the answer.
 _Said = tuple[str, web.Response]
+# How long a pod that names a profile which nobody defines waits for one that does: they may have been applied
+# together. Less than the configuration's timeoutSeconds.
+EARLY_SECONDS = 2.0
+# How long after some news it is looked for again: in a burst of profiles not for each.
+LOOK_SECONDS = 0.1
 
 
 class _Request(msgspec.Struct, frozen=True, rename="camel"):
@@ -139,12 +145,12 @@ class Webhook:
             log.error("unreadable question", error=str(error))
             return "failed", web.Response(status=400, text=f"no AdmissionReview of a Pod: {error}")
         try:
-            publisher, deny = self.publisher, asked.path == PODS_DENY_PATH
-            known = Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+            deny = asked.path == PODS_DENY_PATH
             if request.sub_resource == "ephemeralcontainers":
-                answer = review_ephemeral(before, pod, known, deny_unknown=deny)
+                answer = review_ephemeral(before, pod, self._known(), deny_unknown=deny)
             else:
-                answer = review_pod(request.object or {}, pod, known, deny_unknown=deny)
+                await self._wait_for_profiles(pod)
+                answer = review_pod(request.object or {}, pod, self._known(), deny_unknown=deny)
             verdict = "changed" if answer.patch else _verdict(answer, _AUTHORS_FAULT)
         except Exception:  # a bug that one pod meets holds up no pod
             log.exception("bug", namespace=request.namespace)
@@ -160,6 +166,18 @@ class Webhook:
             patch = base64.b64encode(msgspec.json.encode(answer.patch)).decode()
             response |= {"patchType": "JSONPatch", "patch": patch}
         return verdict, self._sent(response)
+
+    def _known(self) -> Known:
+        publisher = self.publisher
+        return Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+
+    async def _wait_for_profiles(self, pod: PodObject) -> None:
+        """Return when every profile is known that a pod names and that somebody may define, or none came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EARLY_SECONDS):
+                while may_be_early(pod, self._known()):
+                    await self.publisher.news.wait()
+                    await asyncio.sleep(LOOK_SECONDS)
 
     def _sent(self, response: dict[str, Any]) -> web.Response:
         said = web.json_response(

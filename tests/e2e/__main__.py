@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.e2e.prepared import lab, lab_with_image
+from tests.e2e.prepared import build_previous, lab, lab_with_image
 
 # For each test: a run of semodule alone takes 12 s and more, and busy machines are slower by half.
 LIMIT = ("--timeout=900",)
@@ -26,6 +26,8 @@ def main() -> int:
     options = ["-v", "--durations=25"] if whole else given
     choice = [] if given else ["-m", "not long"]
     try:
+        if given == ["--all"] or any("upgrade" in word for word in given):
+            build_previous()
         with lab_with_image("test", ("debian12", "debian13", "selinux")):
             lab("run", "--", sys.executable, "-m", "pytest", "tests/e2e", *LIMIT, *options, *choice)
             if whole:

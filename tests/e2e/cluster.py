@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -71,6 +72,127 @@ def ok(said: Said) -> str:
 
 def get(*words: str) -> Any:
     return json.loads(ok(kubectl("get", *words, "--output=json")))
+
+
+@contextmanager
+def watched(path: str) -> Generator[list[dict[str, Any]]]:
+    """Collect every state that the API server tells of the objects of a path, from what is there at first.
+
+    None is left out, and they come in the order in which they were written. A watch that the API server ends,
+    as it does where a kind is changed, is begun anew with what is there then.
+    """
+    query = "&" if "?" in path else "?"
+    first = json.loads(ok(kubectl("get", "--raw", path)))
+    seen: list[dict[str, Any]] = first["items"]
+    ended = threading.Event()
+    running: list[subprocess.Popen[str]] = []
+
+    def follow(version: str) -> None:
+        since = f"{path}{query}watch=1&resourceVersion={version}"
+        process = subprocess.Popen(
+            ("kubectl", "get", "--raw", since),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        running.append(process)
+        if ended.is_set():
+            process.terminate()
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                if not line.endswith("\n"):
+                    break  # it was ended within a line
+                event = json.loads(line)
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    seen.append(event["object"])
+        process.wait()
+
+    def collect() -> None:
+        version = first["metadata"]["resourceVersion"]
+        while not ended.is_set():
+            follow(version)
+            if (said := kubectl("get", "--raw", path)).code == 0:
+                again = json.loads(said.stdout)
+                seen.extend(again["items"])
+                version = again["metadata"]["resourceVersion"]
+
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        for process in tuple(running):
+            process.terminate()
+        reader.join(timeout=10)
+
+
+def version(body: dict[str, Any]) -> int:
+    """Return when an object was written: the store counts the writes of all kinds together."""
+    return int(body["metadata"]["resourceVersion"])
+
+
+def pods_of(namespace: str) -> str:
+    """Return the path of a namespace's pods, to be watched."""
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+@contextmanager
+def namespace(name: str, **labels: str) -> Generator[str]:
+    """Have a namespace; its pods are gone afterwards, so that nothing holds up their profiles' end."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    apply(body)
+    try:
+        # what pods are made with; the controller manager makes it a moment later
+        ok(kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s"))
+        yield name
+    finally:
+        ok(kubectl("delete", "namespace", name, "--timeout=100s"))
+
+
+def deployment(namespace: str, name: str, apparmor: str, replicas: int = 3, **spec: Any) -> dict[str, Any]:
+    """Return a Deployment whose pods name an AppArmor profile; what else they are by keyword."""
+    labels = {"app": name}
+    body = {**pod(name, "", apparmor)["spec"], **spec}
+    del body["nodeName"]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": body},
+        },
+    }
+
+
+def wait_rolled_out(namespace: str, name: str, timeout: int = 120) -> list[dict[str, Any]]:
+    """Return the pods of a Deployment once all of them run."""
+    words = (f"--namespace={namespace}", f"--timeout={timeout}s")
+    ok(kubectl("rollout", "status", f"deployment/{name}", *words, timeout=timeout + 60))
+    return get("pods", f"--namespace={namespace}", f"--selector=app={name}")["items"]
+
+
+def assert_confined(body: dict[str, Any], apparmor: str) -> None:
+    """Assert that the kernel has a pod's task in a profile of `deny_write`, and denies it a write."""
+    where = (body["metadata"]["name"], f"--namespace={body['metadata']['namespace']}", "--")
+    label = ok(kubectl("exec", *where, "cat", "/proc/1/attr/current"))
+    assert label.strip() == f"{apparmor} (enforce)"
+    assert "touch: /tmp/x: Permission denied" in kubectl("exec", *where, "touch", "/tmp/x").stderr
+
+
+def failures(namespace: str, states: list[dict[str, Any]]) -> list[str]:
+    """Return what tells of containers that could not be made: a namespace's Events, its pods' states."""
+    told = get("events", f"--namespace={namespace}", "--field-selector=reason=Failed")["items"]
+    waiting = {
+        f"{one['metadata']['name']}: {reason}"
+        for one in states
+        for container in one.get("status", {}).get("containerStatuses", [])
+        if (reason := container["state"].get("waiting", {}).get("reason", "")).endswith("Error")
+    }
+    return [one["message"] for one in told] + sorted(waiting)
 
 
 def lab(*words: str, timeout: float = 180) -> Said:

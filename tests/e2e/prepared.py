@@ -5,9 +5,12 @@ Used by `python -m tests.e2e` and its tests, by `python -m tests.chaos` and by `
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -22,6 +25,10 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
+# What tests of upgrades come from, its tree and its image: made by `build_previous`.
+PREVIOUS = ROOT / "build" / "previous"
+PREVIOUS_IMAGE = "hauberk.dev/hauberk:previous"
+PREVIOUS_ARCHIVE = ROOT / "build" / "previous.tar"
 RELEASE = ("hauberk", "--namespace=kube-system")
 WORKLOADS = ("deployment/hauberk-operator", "deployment/hauberk-admission", "daemonset/hauberk-agent")
 
@@ -66,6 +73,24 @@ def lab_with_image(name: str, nodes: Sequence[str], *, used: bool = False) -> Ge
     finally:
         if not keep:
             lab("down")
+
+
+def build_previous() -> None:
+    """Take the commit that UPGRADE_FROM names, the one before this if none, and build its image.
+
+    Outside of the lab's network: from there no packages can be had.
+
+    Raises:
+        CalledProcessError: a step failed.
+    """
+    commit = os.environ.get("UPGRADE_FROM", "HEAD~1")
+    taken = subprocess.run(
+        ("git", "archive", "--format=tar", commit), cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    shutil.rmtree(PREVIOUS, ignore_errors=True)
+    with tarfile.open(fileobj=io.BytesIO(taken.stdout)) as tree:
+        tree.extractall(PREVIOUS, filter="tar")  # the chart has links
+    lab("build", "--tag", PREVIOUS_IMAGE, "--output", str(PREVIOUS_ARCHIVE), str(PREVIOUS))
 
 
 def save_store_before() -> None:

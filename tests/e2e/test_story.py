@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -35,6 +29,7 @@ from tests.e2e.cluster import (
     remove,
     start,
     wait_ready,
+    watched,
 )
 
 LIBRARY = sorted(
@@ -99,39 +94,6 @@ def test_the_table_that_people_look_at():
     assert nodes["selinux"][3:5] == ["false", "unsupported"]
 
 
-@contextmanager
-def watched(name: str) -> Generator[list[dict[str, Any]]]:
-    """Collect every state of a profile that the API server tells while the context lasts."""
-    seen: list[dict[str, Any]] = []
-    process = subprocess.Popen(
-        ("kubectl", "get", "secprof", name, "--watch", "--output=json"), stdout=subprocess.PIPE, text=True
-    )
-
-    def collect() -> None:
-        decoder, text = json.JSONDecoder(), ""
-        assert process.stdout
-        while piece := process.stdout.read(1):
-            text += piece
-            if piece == "}":
-                try:
-                    body, _ = decoder.raw_decode(text.lstrip())
-                except json.JSONDecodeError:
-                    continue
-                seen.append(body)
-                text = ""
-
-    reader = threading.Thread(target=collect, daemon=True)
-    reader.start()
-    try:
-        yield seen
-    finally:
-        process.terminate()
-        process.wait()
-        reader.join(timeout=5)
-        assert process.stdout
-        process.stdout.close()
-
-
 def test_a_changed_policy_is_not_ready_until_both_kernels_hold_it():
     before, after = deny_write("changing", "/tmp"), deny_write("changing", "/var")
     apply(profile("changing", before))
@@ -139,8 +101,8 @@ def test_a_changed_policy_is_not_ready_until_both_kernels_hold_it():
     for node in APPARMOR_NODES:
         assert kernel(node)["changing"] == ("enforce", expected_hash(node, before))
 
-    with watched("changing") as states:
-        eventually(lambda: states)
+    path = "/apis/hauberk.dev/v1alpha1/securityprofiles?fieldSelector=metadata.name%3Dchanging"
+    with watched(path) as states:
         apply(profile("changing", after))
         wait_ready("changing")
         eventually(lambda: condition(states[-1], "Ready").get("observedGeneration") == 2)

@@ -9,6 +9,7 @@ import base64
 import itertools
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -184,6 +185,25 @@ def test_pod_and_profile_in_one_file(gate: Scene, kubectl: Kubectl):
     # and whoever comes later does not wait
     assert gate.create(space, "later", apparmor("together-web")).stderr == ""
     assert gate.gates(space, "later") == []
+
+
+def test_a_pod_that_comes_a_moment_before_its_profile_is_gated_all_the_same(gate: Scene):
+    """Helm and kustomize apply Deployments before kinds that they don't know."""
+    space = gate.namespace(DENIED)
+    with ThreadPoolExecutor() as pool:
+        making = [
+            pool.submit(gate.create, space, "web", apparmor("early")),
+            pool.submit(gate.create, space, "filtered", seccomp("early-filter")),
+        ]
+        # kubectl itself takes longer to come to the second object of a file
+        gate.cluster.apply("early")
+        gate.cluster.apply("early-filter", type="Seccomp", seccomp={"policy": FILTER}, appArmor=None)
+        assert [one.result().code for one in making] == [0, 0]
+    assert gate.gates(space, "web") == [POD_GATE]
+    verified(gate.cluster, "early")
+    for name in ("web", "filtered"):
+        eventually(lambda name=name: gate.gates(space, name) == [])
+        assert gate.read(space, name).metadata.annotations[GATED_FOR].startswith("early")
 
 
 def test_other_namespaces_and_other_pods_are_left_alone(gate: Scene):

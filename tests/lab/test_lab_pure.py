@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -83,19 +85,44 @@ def test_kernel_command_of_both_security_modules():
 
 
 def test_node_files_have_no_word_left_to_fill():
-    files = node.node_files(NODE)
-    assert not [
-        name for name, text in files.items() if "@NAME@" in text or "@ADDRESS@" in text or "@PODS@" in text
-    ]
+    files = node.node_files(NODE, node.Joining())
+    assert not [name for name, text in files.items() if re.search("@[A-Z]+@", text)]
     kubelet = yaml.safe_load(files["kubelet.yaml"])
     assert kubelet["address"] == "10.77.0.14"
+    assert kubelet["registerWithTaints"] == []
     conflist = json.loads(files["10-lab.conflist"])
     assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.4.0/24"}]]
     assert "enable_selinux = false" in files["containerd.toml"]
 
 
+def test_a_node_joins_with_the_labels_and_taints_of_its_group():
+    taints = (node.parse_taint("example.org/starting:NoSchedule"), node.parse_taint("gpu=a.b:NoExecute"))
+    files = node.node_files(NODE, node.Joining(("pool=batch", "zone="), taints))
+    assert yaml.safe_load(files["kubelet.yaml"])["registerWithTaints"] == [
+        {"key": "example.org/starting", "effect": "NoSchedule"},
+        {"key": "gpu", "value": "a.b", "effect": "NoExecute"},
+    ]
+    env = dict(word.split("=", 1) for word in shlex.split(files["node.env"]))
+    assert env["LABELS"] == "lab/kind=debian12,pool=batch,zone="
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "key", "key:", ":NoSchedule", "key:Never", "key=a b:NoSchedule", "a/b/c:NoSchedule", "-a:NoExecute"],
+)
+def test_what_is_no_taint_is_told(word: str):
+    with pytest.raises(UsageError, match=r"is no taint: write KEY\[=VALUE\]:EFFECT with one of NoSchedule"):
+        node.parse_taint(word)
+
+
+@pytest.mark.parametrize("word", ["", "key", "=value", "a b=c", "key=a,b=c", "key=$(c)"])
+def test_what_is_no_label_is_told(word: str):
+    with pytest.raises(UsageError, match="is no label: write KEY=VALUE"):
+        node.parse_label(word)
+
+
 def test_the_lost_node_grace_is_four_status_periods():
-    kubelet = yaml.safe_load(node.node_files(NODE)["kubelet.yaml"])
+    kubelet = yaml.safe_load(node.node_files(NODE, node.Joining())["kubelet.yaml"])
     assert kubelet["nodeStatusUpdateFrequency"] == "4s"
     assert controlplane.NODE_GRACE == "16s"
 

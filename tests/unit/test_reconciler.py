@@ -70,6 +70,7 @@ def revision(
     requires: tuple[str, ...] = (),
     withdrawn: bool = False,
     force: bool = False,
+    contract: int = CONTRACT,
 ) -> ProfileRevision:
     text = text or TEXTS[kind].format(profile)
     return ProfileRevision(
@@ -78,7 +79,7 @@ def revision(
             profile=profile,
             profile_uid=uid or f"uid-{profile}-{kind}",
             type=kind,
-            contract=CONTRACT,
+            contract=contract,
             installation="here",
             content=Content(
                 digest=digest,
@@ -305,6 +306,24 @@ async def test_a_restart_finds_all_of_it_and_does_nothing(node: Node):
     await node.given(*wanted)
     assert node.agent.profile_node == before
     assert (len(node.tree.runs), len(node.store.runs)) == (loads, runs)
+
+
+@pytest.mark.parametrize("kind", [APPARMOR, SELINUX, SECCOMP])
+async def test_what_a_later_release_wrote_is_told_and_takes_nothing_away(node: Node, kind: str):
+    """An agent that is older than the admission keeps what it holds, also over its own restart."""
+    await node.given(revision("p", kind))
+    later = revision("p", kind, "d2", 2, contract=CONTRACT + 1)
+    fresh = revision("q", kind, "d1", 1, contract=CONTRACT + 1)
+    for _ in range(2):
+        await node.given(later, fresh)
+        assert node.profiles(kind) == {"p": "d1"}
+        assert node.problems(kind) == {"p": Reason.AWAITING_RENDER, "q": Reason.AWAITING_RENDER}
+        told = node.section(kind).problems["p"].message
+        assert told.startswith(f"the revision has contract {CONTRACT + 1} and this agent knows {CONTRACT}; ")
+        node.start()
+    # the release that knows both
+    await node.given(revision("p", kind, "d2", 2), revision("q", kind))
+    assert (node.profiles(kind), node.problems(kind)) == ({"p": "d2", "q": "d1"}, {})
 
 
 async def test_drift_of_each_type_is_mended_and_counted(node: Node):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import ssl
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +17,7 @@ from hauberk.crds import metrics
 from hauberk.crds.models import SecurityProfile, decode
 from hauberk.crds.names import APPARMOR, SECURITY_PROFILES
 from hauberk.operator import certificates, probes
+from hauberk.operator import webhook as webhooks
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.judging import Judging
 from hauberk.operator.metrics import Metrics
@@ -124,8 +127,9 @@ async def test_a_pod_that_waits_is_changed_by_a_json_patch(parser: Parser, tmp_p
 
 @pytest.mark.parametrize("path", [PODS_PATH, PODS_DENY_PATH])
 async def test_an_unknown_profile_is_refused_by_one_path_and_warned_of_by_the_other(
-    parser: Parser, tmp_path: Path, path: str
+    parser: Parser, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(webhooks, "EARLY_SECONDS", 0.1)
     ephemeral = pod()
     context = {"seccompProfile": {"type": "Localhost", "localhostProfile": "hauberk/x.json"}}
     ephemeral["spec"] |= {
@@ -160,6 +164,68 @@ class Broken:
 
     def leads(self) -> bool:
         return True
+
+
+def of_seccomp(name: str) -> dict[str, Any]:
+    spec = {"type": "Seccomp", "seccomp": {"policy": '{"defaultAction": "SCMP_ACT_ALLOW"}'}}
+    return {**body(name), "spec": spec}
+
+
+class Asked(Publisher):
+    """A publisher that tells when it was first asked who owns what."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked_first = asyncio.Event()
+
+    def owners(self) -> Mapping[tuple[str, str], str]:
+        self.asked_first.set()
+        return super().owners()
+
+
+@pytest.mark.parametrize("path", [PODS_PATH, PODS_DENY_PATH])
+@pytest.mark.parametrize("names", [{"apparmor": "a"}, {"seccomp": "hauberk/s.json"}], ids=str)
+async def test_a_pod_that_comes_before_its_profile_waits_for_it_and_is_gated(
+    parser: Parser, tmp_path: Path, path: str, names: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(webhooks, "EARLY_SECONDS", 60.0)  # the test's client gives up after five
+    publisher = Asked(
+        cast("AdmissionsCluster", Api()), judging=Judging(Judge(parser, Renderer())), leads=lambda: False
+    )
+
+    async def come() -> None:
+        await publisher.asked_first.wait()
+        publisher.seen(SECURITY_PROFILES, "other", body("other"), deleted=False)
+        await asyncio.sleep(0)  # news that is of no use to it
+        publisher.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+        publisher.seen(SECURITY_PROFILES, "s", of_seccomp("s"), deleted=False)
+
+    coming = asyncio.create_task(come())
+    (said,) = await answers(parser, tmp_path, path, {"object": pod(**names)}, publisher=publisher)
+    await coming
+    response = said.json()["response"]
+    assert response["allowed"]
+    assert "is not scheduled before a node holds SecurityProfile" in response["warnings"][0]
+    assert "/spec/schedulingGates" in {one["path"] for one in json.loads(base64.b64decode(response["patch"]))}
+
+
+async def test_pods_that_wait_for_nobody_are_answered_at_once(
+    parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(webhooks, "EARLY_SECONDS", 60.0)
+    placed = pod("nobodys")
+    placed["spec"]["nodeName"] = "n"
+    for one in (pod("a"), pod("cri-containerd.apparmor.d"), pod(seccomp="mine.json"), pod(), placed):
+        (said,) = await answers(parser, tmp_path, PODS_PATH, {"object": one})
+        assert said.json()["response"]["allowed"]
+
+
+async def test_a_name_that_nobody_ever_defines_is_the_nodes_own(
+    parser: Parser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(webhooks, "EARLY_SECONDS", 0.1)
+    (said,) = await answers(parser, tmp_path, PODS_DENY_PATH, {"object": pod("of-the-node")})
+    assert said.json()["response"] == {"uid": "u", "allowed": True}
 
 
 async def test_a_bug_holds_up_no_pod(parser: Parser, tmp_path: Path):
