@@ -72,6 +72,7 @@ class Controller(Loop[OperatorsCluster]):
         behind: how many statuses the last round left for later.
         repaired: how often nodes told of a repair since this process started, by type and profile.
         gates: the pods that wait for their profiles.
+        opened: how many gates this process opened.
         absence: whether the admission is there to gate pods.
     """
 
@@ -85,6 +86,7 @@ class Controller(Loop[OperatorsCluster]):
     behind: int = 0
     repaired: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     gates: Gates = field(default_factory=Gates)
+    opened: int = 0
     absence: Absence = field(default_factory=Absence)
     missing: dict[str, datetime] = field(default_factory=dict[str, datetime])
     repairs: dict[tuple[str, str, str], int] | None = None
@@ -152,7 +154,7 @@ class Controller(Loop[OperatorsCluster]):
         found = measures.of_process(leads=leads, pending={"status": self.behind if leads else 0})
         if leads and self.ready:
             found += measures.of_cluster(self.snapshot(), self.repaired)
-            found += measures.of_gates(self.gates)
+            found += measures.of_gates(self.gates, self.opened)
         return found
 
     async def reconcile(self) -> None:
@@ -389,6 +391,7 @@ class Controller(Loop[OperatorsCluster]):
 
     def carried_out(self, write: Write) -> None:
         """Take note of what was done to a gated pod."""
+        self.opened += isinstance(write, OpenGate)  # here: the watch may have told `gates` of it before
         if isinstance(write, OpenGate | TellOfPod):
             self.gates.carried_out(write)
 

@@ -33,14 +33,12 @@ class Gates:
         since: when each was seen first, by its UID, in seconds that only go forward.
         told: what was said of each, by its UID.
         due: when there will be something to tell; infinity: not before something changes.
-        opened: how many gates were opened so far.
     """
 
     pods: dict[Key, PodObject] = field(default_factory=dict[Key, PodObject])
     since: dict[str, float] = field(default_factory=dict[str, float])
     told: dict[str, set[tuple[str, ...]]] = field(default_factory=dict[str, set[tuple[str, ...]]])
     due: float = math.inf
-    opened: int = 0
 
     def listed(self, pods: Mapping[Key, PodObject], now: float) -> None:
         """Take note of all that there are."""
@@ -66,7 +64,6 @@ class Gates:
         if there is None or there.metadata.uid != write.pod.uid:
             return
         if isinstance(write, OpenGate):
-            self.opened += is_gated(there)
             self.changed(key, None, 0.0)
         else:
             self.told.setdefault(write.pod.uid, set()).add(write.about)

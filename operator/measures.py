@@ -50,9 +50,9 @@ def of_cluster(snapshot: Snapshot, repaired: Mapping[tuple[str, str], int]) -> l
     ]
 
 
-def of_gates(gates: Gates) -> list[Reading]:
-    """Return how many pods wait for their profiles, and how many gates were opened so far."""
-    return [Reading(GATED_PODS, gates.waiting()), Reading(GATES_OPENED, gates.opened)]
+def of_gates(gates: Gates, opened: int) -> list[Reading]:
+    """Return how many pods wait for their profiles, and how many gates were `opened` so far."""
+    return [Reading(GATED_PODS, gates.waiting()), Reading(GATES_OPENED, opened)]
 
 
 def _profiles(profiles: Iterable[SecurityProfile]) -> list[Reading]:
