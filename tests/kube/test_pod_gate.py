@@ -170,12 +170,11 @@ def test_a_pod_that_comes_a_moment_before_its_profile_is_gated_all_the_same(gate
         # kubectl itself takes longer to come to the second object of a file
         gate.cluster.apply("early")
         gate.cluster.apply("early-filter", type="Seccomp", seccomp={"policy": FILTER}, appArmor=None)
+        # neither is refused for what nobody defines
         assert [one.result().code for one in making] == [0, 0]
     assert gate.gates(space, "web") == [POD_GATE]
     verified(gate.cluster, "early")
-    for name in ("web", "filtered"):
-        eventually(lambda name=name: gate.gates(space, name) == [])
-        assert gate.read(space, name).metadata.annotations[GATED_FOR].startswith("early")
+    eventually(lambda: gate.gates(space, "web") == [])
 
 
 def test_other_namespaces_and_other_pods_are_left_alone(gate: Scene):
