@@ -38,14 +38,15 @@ ENABLED = {"hauberk.dev/pod-gate": "enabled"}
 GATE = {"name": "hauberk.dev/profiles-pending"}
 TAINT = f"{GATE['name']}:NoSchedule"
 REPLICAS = 3
+# Nobody keeps a pod without the gate off a node that can't hold its profile, and whose kubelet turns it down.
+HOLDERS = {"hauberk.dev/lsm-apparmor": "true"}
 
 
-def apply_together(folder: Path, space: str, name: str, **spec: Any) -> None:
+def apply_together(folder: Path, made: dict[str, Any], **spec: Any) -> None:
     """Apply a Deployment and then the SecurityProfile of its pods, by one `kubectl apply` of one file."""
+    name = made["metadata"]["name"]
     file = folder / f"{name}.yaml"
-    file.write_text(
-        yaml.safe_dump_all([deployment(space, name, name, REPLICAS), profile(name, deny_write(name), **spec)])
-    )
+    file.write_text(yaml.safe_dump_all([made, profile(name, deny_write(name), **spec)]))
     ok(kubectl("apply", f"--filename={file}"))
 
 
@@ -83,7 +84,7 @@ def scaled_to_zero(*deployments: str) -> Generator[None]:
 
 def test_a_deployment_and_its_profile_in_one_file(tmp_path: Path):
     with namespace("gate-together", **ENABLED) as space, watched(pods_of(space)) as states:
-        apply_together(tmp_path, space, "together")
+        apply_together(tmp_path, deployment(space, "together", "together", REPLICAS))
         pods = wait_rolled_out(space, "together")
 
         assert len(pods) == REPLICAS
@@ -108,8 +109,8 @@ def test_without_an_operator_pods_are_made_and_without_the_gate_they_fail(tmp_pa
         watched(pods_of(free)) as failing,
     ):
         with scaled_to_zero("operator"):
-            apply_together(tmp_path, gated, "late")
-            apply_together(tmp_path, free, "late-free")
+            for space, name in ((gated, "late"), (free, "late-free")):
+                apply_together(tmp_path, deployment(space, name, name, REPLICAS, nodeSelector=HOLDERS))
             eventually(lambda: len(names(waiting)) == REPLICAS)
 
             def all_failed() -> bool:
@@ -137,7 +138,7 @@ def test_what_nobody_gated_is_told_of_once_somebody_is_back():
     ):
         with scaled_to_zero("operator", "admission"):
             for space in (labelled, free):
-                apply(deployment(space, "missed", "missed", REPLICAS))
+                apply(deployment(space, "missed", "missed", REPLICAS, nodeSelector=HOLDERS))
                 eventually(lambda space=space: len(pods_in(space)) == REPLICAS)
             assert not [one for one in pods_in(labelled) if "schedulingGates" in one["spec"]]
 
@@ -174,7 +175,8 @@ def test_a_gated_pod_gets_a_node_of_an_empty_group(tmp_path: Path):
     """Who adds the node is an autoscaler elsewhere; what it goes by is that the pod can't be placed."""
     group = "pool=empty"
     with namespace("gate-zero", **ENABLED) as space, watched(pods_of(space)) as states:
-        apply_together(tmp_path, space, "zero", nodeSelector={"matchLabels": {"pool": "empty"}})
+        made = deployment(space, "zero", "zero", REPLICAS)
+        apply_together(tmp_path, made, nodeSelector={"matchLabels": {"pool": "empty"}})
 
         def unschedulable() -> bool:
             """The gates are gone, and nowhere is room."""
