@@ -264,7 +264,7 @@ class Controller(Loop[OperatorsCluster]):
         before = now if self.repairs is None else self.repairs
         # What an agent does not count any more it will count from one again.
         self.repairs = {key: count for key, count in before.items() if key in now}
-        for one in drift.news(self.repairs, snapshot):
+        for one in drift.news(self.repairs, now, snapshot):
             last = self.repairs.get((one.node, one.type, one.profile), 0)
             profile = snapshot.profiles.get(one.profile)
             if profile and profile.spec.type == one.type:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..crds.models import RevisionSpec, SecurityProfile
 from ..crds.names import TYPES
-from .rollout import OnNode, Rollout, Seen, on_node, seen, still_holding
-from .snapshot import Snapshot
+from .rollout import OnNode, Rollout, Seen, is_without_agent, on_node, seen, still_holding
+from .snapshot import NodeView, Snapshot
 
 
 @dataclass
@@ -51,9 +51,9 @@ class Rollouts:
             del self._seen[name]
             self._is_stale(name, None)
         for name, node in snapshot.nodes.items():
-            now, before = seen(node, snapshot), self._seen.get(name)
-            if before is None or not _is_same(before, now):
-                self._seen[name] = now
+            before = self._seen.get(name)
+            if before is None or not _is_as_before(before, node, snapshot):
+                now = self._seen[name] = seen(node, snapshot)
                 self._is_stale(name, _touched(before, now) if before else None)
             yield
         if len(self._sorted) != len(self._seen) or self._seen.keys() != set(self._sorted):
@@ -104,9 +104,13 @@ class Rollouts:
             self._kept[name].stale.add(node)
 
 
-def _is_same(before: Seen, now: Seen) -> bool:
+def _is_as_before(before: Seen, node: NodeView, snapshot: Snapshot) -> bool:
     """Return whether nothing was seen of a node: objects are replaced when they change, and only then."""
-    return before.node is now.node and before.report is now.report and before.agent_down == now.agent_down
+    return (
+        before.node is node
+        and before.report is snapshot.reports.get(node.name)
+        and before.agent_down == is_without_agent(node, snapshot)
+    )
 
 
 def _touched(before: Seen, now: Seen) -> set[str] | None:

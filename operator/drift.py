@@ -35,10 +35,13 @@ def counts(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     }
 
 
-def news(before: Counts, snapshot: Snapshot) -> list[Repaired]:
-    """Return what was repaired since `before`; an agent that started again counts from one."""
+def news(before: Counts, now: Counts, snapshot: Snapshot) -> list[Repaired]:
+    """Return what was repaired since `before`; an agent that started again counts from one.
+
+    `now` is what `counts` returns for the same snapshot.
+    """
     found: list[Repaired] = []
-    for (node, kind, profile), count in sorted(counts(snapshot).items()):
+    for (node, kind, profile), count in sorted(now.items()):
         if count == before.get((node, kind, profile), 0):
             continue
         message = snapshot.reports[node].status.sections[kind].repairs[profile].message

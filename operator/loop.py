@@ -46,7 +46,9 @@ RETRY_SECONDS = (0.5, 30.0)
 # The share of the time that rounds may take, so that events are decided on together while they pour in; what
 # they may take beyond it after a quiet time (seconds), so that a single user does not wait; and the longest
 # pause that comes of it.
-SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.1, 0.5, 1.0
+SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.05, 0.5, 1.0
+# What nothing waits for is decided on that much later: with a thousand nodes, for many of them at once.
+PATIENCE_SECONDS = 1.0
 # Nothing goes on for longer without the others' turn: the watches', the Lease's.
 TURN_SECONDS = 0.01
 # No wait, request or pause of a loop takes nearly as long: one that was not seen for so long is stuck.
@@ -97,6 +99,7 @@ class Loop(Generic[C]):
         due: when to decide again even if nothing happens until then, by that clock.
         effort: how much of the processor's time it may take.
         died: what ended the loop, where something did.
+        later: wakes it, where something is in no hurry.
     """
 
     cluster: C
@@ -120,6 +123,7 @@ class Loop(Generic[C]):
     alive_at: float = field(default_factory=time.monotonic)
     listed: dict[str, bool] = field(default_factory=dict[str, bool])
     died: BaseException | None = None
+    later: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         """Begin with what may be taken ahead."""
@@ -128,6 +132,8 @@ class Loop(Generic[C]):
     # --- what a process adds ------------------------------------------------------------------------------
 
     kinds: Collection[str] = ()
+    # Of these, what changes is in no hurry.
+    patient: Collection[str] = ()
 
     async def reconcile(self) -> None:
         """Bring the API to what it should be, as far as is known.
@@ -174,6 +180,13 @@ class Loop(Generic[C]):
                 if store.get(name) == model:
                     return  # a heartbeat: nothing that decisions read has changed
                 store[name] = model
+        if plural not in self.patient:
+            self.wake.set()
+        elif self.later is None:
+            self.later = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._wake_later)
+
+    def _wake_later(self) -> None:
+        self.later = None
         self.wake.set()
 
     def read(self, plural: str, body: Mapping[str, Any]) -> Any:

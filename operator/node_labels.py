@@ -8,10 +8,10 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ..crds.facts import supports
-from ..crds.models import ProfileNode
+from ..crds.models import Facts, ProfileNode
 from ..crds.names import AGENT_OF_SELINUX, HAS, LABEL_AGENT, LABEL_LSM, LACKS, SECCOMP, SELINUX
 from .snapshot import NodeView, Snapshot
 from .writes import LabelNode
@@ -28,11 +28,14 @@ def node_labels(snapshot: Snapshot) -> list[LabelNode]:
 
 
 def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
+    modules: dict[int, dict[str, str | None]] = {}  # nodes that are alike share their facts' object
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)
         if report is None or not node.has_kernel or not report.status.facts.lsms:
             continue
-        wanted = _wanted(report, asked=asked)
+        facts = report.status.facts
+        of_modules = modules.get(id(facts)) or modules.setdefault(id(facts), _of_modules(facts))
+        wanted = of_modules | {LABEL_AGENT: _agent(report, asked=asked)}
         differing = {key: value for key, value in wanted.items() if node.labels.get(key) != value}
         if differing and _is_current(report, node):
             yield LabelNode(name, differing)
@@ -43,14 +46,16 @@ def _is_current(report: ProfileNode, node: NodeView) -> bool:
     return bool(node.boot_id) and node.boot_id == report.status.boot_id
 
 
-def _wanted(report: ProfileNode, *, asked: bool) -> Mapping[str, str | None]:
-    facts, sections = report.status.facts, report.status.sections
-    labels: dict[str, str | None] = {
-        label: HAS if supports(facts, module) else LACKS for module, label in LABEL_LSM.items()
-    }
+def _of_modules(facts: Facts) -> dict[str, str | None]:
+    return {label: HAS if supports(facts, module) else LACKS for module, label in LABEL_LSM.items()}
+
+
+def _agent(report: ProfileNode, *, asked: bool) -> str | None:
+    if not supports(report.status.facts, SELINUX):
+        return None
     # What was released, by force, is no profile of a revision's: a problem tells of it until it is gone.
+    sections = report.status.sections
     held = any(
         one.profiles or one.problems or one.orphans for kind, one in sections.items() if kind in _NEEDING
     )
-    needed = supports(facts, SELINUX) and (asked or held)
-    return labels | {LABEL_AGENT: AGENT_OF_SELINUX if needed else None}
+    return AGENT_OF_SELINUX if asked or held else None

@@ -49,6 +49,8 @@ class Publisher(Loop[AdmissionsCluster]):
     news: asyncio.Event = field(default_factory=asyncio.Event)
     _owners: dict[tuple[str, str], str] | None = None
     kinds: Collection[str] = (SECURITY_PROFILES, PROFILE_REVISIONS, PROFILE_NODES)
+    # Nodes tell what may be taken away, and of new kinds of nodes: nobody who publishes waits for that.
+    patient: Collection[str] = (PROFILE_NODES,)
 
     def snapshot(self) -> Judged:
         """Return what is known now."""

@@ -91,8 +91,12 @@ def on_nodes(wanted: RevisionSpec, snapshot: Snapshot) -> list[OnNode]:
 
 def seen(node: NodeView, snapshot: Snapshot) -> Seen:
     """Return what is known of a node."""
-    down = node.ready and agent_down(node, snapshot.agents.get(node.name), snapshot.now)
-    return Seen(node, snapshot.reports.get(node.name), down)
+    return Seen(node, snapshot.reports.get(node.name), is_without_agent(node, snapshot))
+
+
+def is_without_agent(node: NodeView, snapshot: Snapshot) -> bool:
+    """Return whether a node is Ready, and its agent has been away for too long."""
+    return node.ready and agent_down(node, snapshot.agents.get(node.name), snapshot.now)
 
 
 def on_node(wanted: RevisionSpec, seen: Seen) -> OnNode | None:

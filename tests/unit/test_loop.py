@@ -29,9 +29,11 @@ from tests.unit.loops import Api, body
 
 def test_after_a_quiet_time_rounds_follow_each_other_without_a_pause():
     effort = Effort(at=100.0)
-    assert [effort.pause_after(0.05, 100.0) for _ in range(10)] == pytest.approx([0.0] * 10)
-    assert effort.pause_after(0.05, 100.0) == pytest.approx(0.5)
-    assert effort.pause_after(0.05, 100.7) == pytest.approx(0.3)  # a fifth of a second was paid back too much
+    assert [effort.pause_after(0.025, 100.0) for _ in range(20)] == pytest.approx([0.0] * 20)
+    assert effort.pause_after(0.025, 100.0) == pytest.approx(0.5)
+    assert effort.pause_after(0.025, 100.7) == pytest.approx(
+        0.3
+    )  # a fifth of a second was paid back too much
     assert effort.pause_after(0.4, 200.0) == 0.0
 
 
@@ -76,7 +78,7 @@ async def until(what: Any) -> None:
 async def test_while_events_pour_in_most_of_the_time_is_the_others():
     loop = rounds_of(Api())
     loop.effort.left = 0.0
-    loop.takes = 0.02
+    loop.takes = 0.01
     task = asyncio.create_task(loop.run())
     began = time.monotonic()
     await until(lambda: loop.wake.set() or loop.rounds == 5)
@@ -92,6 +94,25 @@ async def test_after_a_quiet_time_an_event_is_decided_on_at_once():
     loop.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
     await until(lambda: loop.rounds == 2)
     assert not loop.wake.is_set()
+    task.cancel()
+
+
+async def test_news_in_no_hurry_are_decided_on_together(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hauberk.operator.loop.PATIENCE_SECONDS", 0.2)
+    loop = rounds_of(Api())
+    loop.patient = (PROFILE_NODES,)
+    task = asyncio.create_task(loop.run())
+    await until(lambda: loop.rounds == 1)
+    for name in ("a", "b", "c"):
+        loop.seen(PROFILE_NODES, name, {"metadata": {"name": name}}, deleted=False)
+        await asyncio.sleep(0.02)
+    assert loop.rounds == 1
+    await until(lambda: loop.rounds == 2)
+    assert loop.reports.keys() == {"a", "b", "c"}
+    await asyncio.sleep(0.3)
+    assert loop.rounds == 2
+    loop.seen(PROFILE_NODES, "a", {}, deleted=True)
+    await until(lambda: loop.rounds == 3)
     task.cancel()
 
 
