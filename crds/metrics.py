@@ -121,6 +121,11 @@ GATED_PODS = Metric(
     "gauge",
     "Pods with the gate that wait for their profiles.",
 )
+GATED_POD_WAIT = Metric(
+    "hauberk_gated_pod_longest_wait_seconds",
+    "gauge",
+    "How old the oldest pod is that has the gate and waits for its profiles; 0 where none does.",
+)
 GATES_OPENED = Metric(
     "hauberk_gates_opened_total",
     "counter",
@@ -258,7 +263,7 @@ AGENT_ROUND_DURATION = Metric(
 )
 METRICS: tuple[Metric, ...] = (
     *(PROFILES, PROFILE_READY, PROFILE_NODES_TARGETED, PROFILE_NODES, PROBLEMS, AGENTS, DRIFT_REPAIRS),
-    *(GATED_PODS, GATES_OPENED),
+    *(GATED_PODS, GATED_POD_WAIT, GATES_OPENED),
     *(LEADER, ROUND_DURATION, RETRIES, WATCH_EVENTS, MISSED_CHANGES, WEBHOOK_DURATION, WEBHOOK_ANSWERS),
     *(API_WRITES, PENDING, WATCH_RESTARTS),
     *(AGENT_PROFILES, AGENT_LOADS, AGENT_LOAD_DURATION, AGENT_FAILURES, AGENT_REPAIRS, AGENT_ROUND_DURATION),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..crds import logs, metrics
+from ..crds import logs, metrics, settings
 from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
@@ -27,7 +27,7 @@ from .host import KUBELET, ROOT, Host
 from .metrics import Metrics
 from .seccomp import Seccomp
 from .selinux import SELinux
-from .semodule import PRIORITY, Store
+from .semodule import HIGHEST_PRIORITY, PRIORITY, Store
 from .way import NoWayError, of_pod
 
 
@@ -104,7 +104,7 @@ def begin(counts: Metrics, types: Sequence[str]) -> None:
 
 
 def _asked_at() -> tuple[str, int] | None:
-    port = int(os.environ.get("METRICS_PORT") or "0")
+    port = settings.port(os.environ, "METRICS_PORT")
     return (os.environ.get("POD_IP") or "127.0.0.1", port) if port else None
 
 
@@ -112,7 +112,9 @@ def main() -> int:
     """Run the agent; return the exit code: 0 after SIGTERM, 2 where a setting is wrong or missing."""
     try:
         logs.configure(os.environ.get("LOG_FORMAT", ""))
-    except logs.FormatError as error:
+        port, asked_at = settings.port(os.environ, "HEALTH_PORT", 9797), _asked_at()
+        priority = settings.whole_number(os.environ, "SELINUX_PRIORITY", PRIORITY, highest=HIGHEST_PRIORITY)
+    except (logs.FormatError, settings.SettingError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     node = os.environ.get("NODE_NAME", "")
@@ -124,11 +126,11 @@ def main() -> int:
             run(
                 Settings(
                     node=node,
-                    port=int(os.environ.get("HEALTH_PORT", "9797")),
+                    port=port,
                     whole_host=os.environ.get("WHOLE_HOST") == "true",
                     kubelet=os.environ.get("KUBELET_DIR", KUBELET),
-                    priority=int(os.environ.get("SELINUX_PRIORITY", str(PRIORITY))),
-                    asked_at=_asked_at(),
+                    priority=priority,
+                    asked_at=asked_at,
                 )
             )
         )

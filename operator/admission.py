@@ -12,7 +12,7 @@ import sys
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
-from ..crds import logs, metrics
+from ..crds import logs, metrics, settings
 from ..crds.names import ADMISSION
 from ..profiles.check import Judge
 from ..profiles.parser import Parser, pinned_features
@@ -30,6 +30,7 @@ from .webhook import PORT, Webhook
 
 async def run() -> None:
     """Run the admission until SIGTERM."""
+    port = settings.port(os.environ, "PROBES_PORT")
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     counts = of_loop(metrics.ADMISSION, [KINDS[one] for one in Publisher.kinds], WRITES)
     counts.keep(metrics.RETRIES, [("certificate",)])
@@ -64,7 +65,7 @@ async def run() -> None:
         await webhook.stop()
 
     async with probes.serve(
-        int(os.environ.get("PROBES_PORT") or 0),
+        port,
         is_alive=publisher.is_alive,
         is_ready=is_ready,
         metrics=counts.text,
@@ -84,7 +85,7 @@ def main() -> int:
     try:
         logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
-    except logs.FormatError as error:
+    except (logs.FormatError, settings.SettingError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except ConfigError as error:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ..crds import logs, names
+from ..crds.settings import SettingError
 
 OS = "kubernetes.io/os"
 LINUX = "linux"
@@ -22,10 +23,6 @@ _HIGHEST_PORT = 65535
 # A quantity of Kubernetes, without its exponents: 10m, 64Mi, 1.5Gi.
 Quantity = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i)?$")]
 Amounts = dict[str, Quantity | int | float]
-
-
-class SettingError(Exception):
-    """A setting of the operator can't be what its author meant; the text says which, and why."""
 
 
 class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):

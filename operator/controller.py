@@ -154,7 +154,7 @@ class Controller(Loop[OperatorsCluster]):
         found = measures.of_process(leads=leads, pending={"status": self.behind if leads else 0})
         if leads and self.ready:
             found += measures.of_cluster(self.snapshot(), self.repaired)
-            found += measures.of_gates(self.gates, self.opened)
+            found += measures.of_gates(self.gates, self.opened, datetime.now(UTC))
         return found
 
     async def reconcile(self) -> None:
@@ -264,7 +264,9 @@ class Controller(Loop[OperatorsCluster]):
         before = now if self.repairs is None else self.repairs
         # What an agent does not count any more it will count from one again.
         self.repairs = {key: count for key, count in before.items() if key in now}
-        for one in drift.news(self.repairs, now, snapshot):
+        if self.repairs == now:
+            return  # as nearly always: no second walk over what all nodes tell
+        for one in drift.news(self.repairs, snapshot):
             last = self.repairs.get((one.node, one.type, one.profile), 0)
             profile = snapshot.profiles.get(one.profile)
             if profile and profile.spec.type == one.type:

@@ -35,13 +35,10 @@ def counts(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     }
 
 
-def news(before: Counts, now: Counts, snapshot: Snapshot) -> list[Repaired]:
-    """Return what was repaired since `before`; an agent that started again counts from one.
-
-    `now` is what `counts` returns for the same snapshot.
-    """
+def news(before: Counts, snapshot: Snapshot) -> list[Repaired]:
+    """Return what was repaired since `before`; an agent that started again counts from one."""
     found: list[Repaired] = []
-    for (node, kind, profile), count in sorted(now.items()):
+    for (node, kind, profile), count in sorted(counts(snapshot).items()):
         if count == before.get((node, kind, profile), 0):
             continue
         message = snapshot.reports[node].status.sections[kind].repairs[profile].message

@@ -68,9 +68,11 @@ class Gates:
         else:
             self.told.setdefault(write.pod.uid, set()).add(write.about)
 
-    def waiting(self) -> int:
-        """Return how many pods wait."""
-        return sum(is_gated(one) and one.metadata.deletion_timestamp is None for one in self.pods.values())
+    def waiting(self) -> list[PodObject]:
+        """Return the pods that wait."""
+        return [
+            one for one in self.pods.values() if is_gated(one) and one.metadata.deletion_timestamp is None
+        ]
 
     def openings(
         self, profiles: Mapping[str, SecurityProfile], revisions: Mapping[str, ProfileRevision]

@@ -12,9 +12,10 @@ import sys
 from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
-from ..crds import logs, metrics
+from ..crds import logs, metrics, settings
+from ..crds.settings import SettingError
 from . import handlers, probes
-from .agent_settings import SettingError, on_nodes
+from .agent_settings import on_nodes
 from .controller import Controller
 from .election import Election
 from .loop import KINDS
@@ -28,7 +29,7 @@ async def run() -> None:
     Raises:
         SettingError: the environment says what can't be meant; nothing was begun.
     """
-    agents = on_nodes(os.environ)
+    agents, port = on_nodes(os.environ), settings.port(os.environ, "PROBES_PORT")
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     counts = of_loop(metrics.OPERATOR, [KINDS[one] for one in Controller.kinds], WRITES)
     counts.keep(metrics.RETRIES, [("watch",)])
@@ -45,7 +46,7 @@ async def run() -> None:
     election.changed = controller.elected
     counts.read = controller.readings
     async with probes.serve(
-        int(os.environ.get("PROBES_PORT") or 0),
+        port,
         is_alive=controller.is_alive,
         is_ready=lambda: controller.ready,
         metrics=counts.text,
@@ -71,13 +72,10 @@ def main() -> int:
     try:
         logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
-    except logs.FormatError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2
-    except SettingError as error:
+    except (logs.FormatError, SettingError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from ..crds.metrics import (
     AGENTS,
     DRIFT_REPAIRS,
+    GATED_POD_WAIT,
     GATED_PODS,
     GATES_OPENED,
     LEADER,
@@ -26,7 +28,7 @@ from ..crds.metrics import (
 from ..crds.models import SecurityProfile
 from ..crds.reasons import Reason
 from .gates import Gates
-from .snapshot import Snapshot
+from .snapshot import Snapshot, parse_time
 
 _REASONS = frozenset(one.value for one in Reason)
 
@@ -50,9 +52,15 @@ def of_cluster(snapshot: Snapshot, repaired: Mapping[tuple[str, str], int]) -> l
     ]
 
 
-def of_gates(gates: Gates, opened: int) -> list[Reading]:
-    """Return how many pods wait for their profiles, and how many gates were `opened` so far."""
-    return [Reading(GATED_PODS, gates.waiting()), Reading(GATES_OPENED, opened)]
+def of_gates(gates: Gates, opened: int, now: datetime) -> list[Reading]:
+    """Return how many pods wait for their profiles, and how long, and the gates `opened` so far."""
+    waiting = gates.waiting()
+    oldest = min((parse_time(one.metadata.creation_timestamp) for one in waiting), default=now)
+    return [
+        Reading(GATED_PODS, len(waiting)),
+        Reading(GATED_POD_WAIT, max(0.0, (now - oldest).total_seconds())),
+        Reading(GATES_OPENED, opened),
+    ]
 
 
 def _profiles(profiles: Iterable[SecurityProfile]) -> list[Reading]:

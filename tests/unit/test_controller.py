@@ -666,6 +666,7 @@ def a_gated_pod(profile: str) -> PodObject:
         "name": "web-0",
         "namespace": "shop",
         "uid": "u",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
         "labels": {LABEL_GATED: "true"},
         "annotations": {GATED_FOR: profile},
     }

@@ -80,3 +80,26 @@ def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str)
         env={"LOG_FORMAT": "xml", "NODE_NAME": "n", "PATH": "/usr/bin"},
     )
     assert (run.returncode, run.stderr) == (2, 'LOG_FORMAT is "xml"; it may be json or text\n')
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        ("hauberk.operator.main", "PROBES_PORT", "http"),
+        ("hauberk.operator.admission", "PROBES_PORT", "70000"),
+        ("hauberk.daemonset.main", "METRICS_PORT", "-1"),
+        ("hauberk.daemonset.main", "HEALTH_PORT", "9797/tcp"),
+        ("hauberk.daemonset.main", "SELINUX_PRIORITY", "1000"),
+    ],
+)
+def test_a_number_that_is_none_is_told_in_one_line(module: str, name: str, value: str):
+    run = subprocess.run(
+        [sys.executable, "-m", module],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={name: value, "NODE_NAME": "n", "PATH": "/usr/bin"},
+    )
+    highest = 999 if name == "SELINUX_PRIORITY" else 65535
+    assert (run.returncode, run.stderr) == (2, f"{name}: {value!r} is no number from 0 to {highest}\n")

@@ -38,7 +38,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 def test_names_follow_the_conventions(metric: Metric):
     assert re.fullmatch(r"hauberk_[a-z_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type == "counter")
-    assert ("seconds" in metric.name) == (metric.type in ("histogram", "summary"))
+    if metric.type in ("histogram", "summary"):
+        assert metric.name.endswith("_seconds")
+    elif "second" in metric.name:
+        assert (metric.name.endswith("_seconds"), metric.type) == (True, "gauge")
     assert list(metric.buckets) == sorted(metric.buckets)
     assert bool(metric.buckets) == (metric.type == "histogram")
     # who exports one alone need not say who
