@@ -30,7 +30,8 @@ from .webhook import PORT, Webhook
 
 async def run() -> None:
     """Run the admission until SIGTERM."""
-    port = settings.port(os.environ, "PROBES_PORT")
+    asked_at = settings.port(os.environ, "PROBES_PORT")
+    port = settings.port(os.environ, "WEBHOOK_PORT", PORT)
     namespace = os.environ.get("NAMESPACE", "hauberk-system")
     counts = of_loop(metrics.ADMISSION, [KINDS[one] for one in Publisher.kinds], WRITES)
     counts.keep(metrics.RETRIES, [("certificate",)])
@@ -44,7 +45,6 @@ async def run() -> None:
     election.changed = publisher.elected
     names = os.environ.get("WEBHOOK_NAMES") or f"{ADMISSION}.{namespace}.svc"
     trust = Trust(cluster, tuple(names.split(",")))
-    port = int(os.environ.get("WEBHOOK_PORT") or PORT)
 
     def is_ready() -> bool:
         return publisher.ready and trust.is_trusted
@@ -65,7 +65,7 @@ async def run() -> None:
         await webhook.stop()
 
     async with probes.serve(
-        port,
+        asked_at,
         is_alive=publisher.is_alive,
         is_ready=is_ready,
         metrics=counts.text,

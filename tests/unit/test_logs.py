@@ -87,6 +87,7 @@ def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str)
     [
         ("hauberk.operator.main", "PROBES_PORT", "http"),
         ("hauberk.operator.admission", "PROBES_PORT", "70000"),
+        ("hauberk.operator.admission", "WEBHOOK_PORT", "0x1"),
         ("hauberk.daemonset.main", "METRICS_PORT", "-1"),
         ("hauberk.daemonset.main", "HEALTH_PORT", "9797/tcp"),
         ("hauberk.daemonset.main", "SELINUX_PRIORITY", "1000"),
