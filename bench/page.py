@@ -1,12 +1,14 @@
 """`python -m bench.page RESULT...`: writes docs/benchmarks.md and its plots from what was measured.
 
-The page's words are here, its numbers in the results: of `python -m bench`, and of `python -m bench.lab`.
+The page's words are here and in told.md, its numbers in the results: of `python -m bench`, and of
+`python -m bench.lab`. They are kept beside the plots, so that later ones can be compared with them.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from matplotlib import pyplot as plt
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PLOTS = PAGE.parent / "benchmarks"
+TOLD = Path(__file__).parent / "told.md"
 
 HEAD = """\
 # Benchmarks
@@ -29,7 +32,8 @@ What Hauberk costs a cluster, measured. `make bench` measures with simulated nod
 kube-apiserver and etcd: each node is a Node as heavy as a kubelet's, the Ready pod of its agent, and the real
 agent over a kernel in memory, with a token and connections of its own; operator and admission are the real
 programs with their own rights. `make bench-lab` measures on real kernels. This page is written by
-`python -m bench.page` from their results.
+`python -m bench.page` from their results, which stand beside the plots
+(`python -m bench.compare docs/benchmarks/bench.json build/bench.json` tells what changed since).
 
 A *floor* is what was measured in the same run, on the same machine, of what no design could do without; a
 ratio says how often the floor fits into the figure. Goals were set before anything was built. What missed its
@@ -148,12 +152,15 @@ def main(
     results: Annotated[
         list[Path], typer.Argument(exists=True, dir_okay=False, help="Written by the benches.")
     ],
-    told: Annotated[Path, typer.Option(exists=True, help="What people say of them.")] = PLOTS / "told.md",
+    told: Annotated[Path, typer.Option(exists=True, help="What people say of them.")] = TOLD,
 ) -> None:
     """Write docs/benchmarks.md and its plots."""
-    PAGE.write_text(
-        page([json.loads(one.read_text()) for one in results], told.read_text()), encoding="utf-8"
-    )
+    PLOTS.mkdir(exist_ok=True)
+    kept = [PLOTS / one.name for one in results]
+    for one, there in zip(results, kept, strict=True):
+        if one.resolve() != there.resolve():
+            shutil.copyfile(one, there)
+    PAGE.write_text(page([json.loads(one.read_text()) for one in kept], told.read_text()), encoding="utf-8")
 
 
 if __name__ == "__main__":
