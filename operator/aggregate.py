@@ -19,6 +19,7 @@ from ..crds.models import (
     Counts,
     Failure,
     ProfileStatus,
+    RevisionSpec,
     SecurityProfile,
     Summary,
 )
@@ -77,7 +78,7 @@ def aggregate(profile: SecurityProfile, rollout: Rollout, now: datetime) -> Prof
         conditions=_conditions(
             profile,
             {
-                "Available": _available(states, counts, published=wanted is not None),
+                "Available": _available(profile, wanted, states),
                 "Ready": ready,
                 "Reconciling": _reconciling(ready),
                 "Stalled": _stalled(ready),
@@ -199,16 +200,37 @@ def _conditions(profile: SecurityProfile, verdicts: dict[str, _Verdict], time: d
     ]
 
 
-def _available(states: Sequence[OnNode], counts: Counts, *, published: bool) -> _Verdict:
-    """Return whether a pod could start somewhere: an older revision that stays loaded counts."""
-    if not published:
+def _available(profile: SecurityProfile, wanted: RevisionSpec | None, states: Sequence[OnNode]) -> _Verdict:
+    """Return whether a pod could start somewhere: an older revision that stays loaded counts.
+
+    Where no node is that could hold the profile, pods must not be held back: nobody else has one made.
+    """
+    if wanted is None:
         return _Verdict("False", Reason.NOT_VERIFIED, "nothing was published for the nodes to load")
-    if counts.targeted == 0:
-        return _Verdict("True", Reason.NO_NODES, "no node is targeted, so none lacks the profile")
-    holding = [one for one in states if one.holds and one.state is not NodeState.UNREACHABLE]
-    if not holding:
-        return _Verdict("False", Reason.NOT_VERIFIED, "no reachable node's kernel holds the profile")
-    return _Verdict("True", Reason.VERIFIED, f"a revision of it is loaded on {_nodes(len(holding))}")
+    there = [one for one in states if one.state not in (NodeState.UNSUPPORTED, NodeState.UNREACHABLE)]
+    if holding := [one for one in there if one.holds]:
+        return _Verdict("True", Reason.VERIFIED, f"a revision of it is loaded on {_nodes(len(holding))}")
+    if not there:
+        lost = any(one.state is NodeState.UNREACHABLE for one in states)
+        lacking = "no node that can be reached" if lost else "no node"
+        return _Verdict("True", Reason.NO_NODES, f"{lacking} is targeted, so none lacks the profile")
+    if _was_without_nodes(profile, wanted) and all(one.state is NodeState.UPDATING for one in there):
+        return _Verdict(
+            "True", Reason.NO_NODES, f"no node had been targeted, and {_nodes(len(there))} will hold it soon"
+        )
+    return _Verdict("False", Reason.NOT_VERIFIED, "no reachable node's kernel holds the profile")
+
+
+def _was_without_nodes(profile: SecurityProfile, wanted: RevisionSpec) -> bool:
+    """Return whether what is wanted now was Available because it had no nodes.
+
+    Nodes that join then do not take that back: a pod that is made meanwhile may need yet another node.
+    """
+    said = any(
+        (one.type, one.status, one.reason) == ("Available", "True", Reason.NO_NODES)
+        for one in profile.status.conditions
+    )
+    return said and profile.status.revision == wanted.content.digest
 
 
 def _reconciling(ready: _Verdict) -> _Verdict:

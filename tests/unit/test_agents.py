@@ -192,6 +192,12 @@ def test_the_agents_write_their_log_as_the_operator_does(asked: str, told: list[
         assert [one["value"] for one in container["env"] if one["name"] == "LOG_FORMAT"] == told
 
 
+@pytest.mark.parametrize("name", [AGENT, AGENT_SELINUX])
+def test_a_tenth_of_the_agents_is_replaced_at_a_time(name: str):
+    made = manifest(Settings("n", "i", "u"), name)
+    assert made["spec"]["updateStrategy"] == {"rollingUpdate": {"maxUnavailable": "10%"}}
+
+
 @pytest.mark.parametrize("names", [[], ["a"], ["a", "b"]])
 def test_pull_secrets_are_handed_on(names: list[str]):
     made = manifest(Settings("n", "i", "u", pull_secrets=names))

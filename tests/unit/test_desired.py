@@ -955,3 +955,58 @@ def test_the_word_to_adopt_is_another_placement():
         }
     )
     assert of_kind(snapshot, Place) == [f"Place p.{digest_of('v1')}: sequence 2, adopt"]
+
+
+# --- Available, from one moment to the next ---
+
+
+def moments(*clusters: dict[str, Any]) -> list[str]:
+    """Return what is said of Available in each of these clusters, one after the other."""
+    found: list[str] = []
+    status = ProfileStatus()
+    for short in clusters:
+        revision = {"profile": "p", "text": short.get("text", "v1")}
+        snapshot = a_cluster(
+            {"profiles": {"p": {"text": revision["text"]}}, "revisions": [revision], **short}
+        )
+        now = {name: msgspec.structs.replace(one, status=status) for name, one in snapshot.profiles.items()}
+        snapshot = replace(snapshot, profiles=now)
+        status = status_of(snapshot.profiles["p"], snapshot)
+        found += [f"{one.status} {one.reason}" for one in status.conditions if one.type == "Available"]
+    return found
+
+
+HOLDS: dict[str, Any] = {"holds": {"p": "v1"}}
+FAILS: dict[str, Any] = {"problems": {"p": ["v1", "ParserFailed", "no"]}}
+LOST: dict[str, Any] = {"ready": False}
+
+
+@pytest.mark.parametrize(
+    ("clusters", "said"),
+    [
+        # a first node that joins does not hold pods back that need another one
+        ([{}, {"nodes": {"n": LOST}}, {"nodes": {"n": None}}], ["True NoNodes"] * 3),
+        (
+            [{}, {"nodes": {"n": None}}, {"nodes": {"n": None}, "reports": {"n": HOLDS}}],
+            ["True NoNodes", "True NoNodes", "True Verified"],
+        ),
+        (
+            [{}, {"nodes": {"n": None}, "reports": {"n": FAILS}}, {"nodes": {"n": None}}],
+            ["True NoNodes", "False NotVerified", "False NotVerified"],
+        ),
+        # nobody has seen the new text anywhere, and there are nodes to load it
+        ([{}, {"nodes": {"n": None}, "text": "v2"}], ["True NoNodes", "False NotVerified"]),
+        ([{"nodes": {"n": None}}, {}], ["False NotVerified", "True NoNodes"]),
+        # the only node is lost, with what it holds: pods must ask for another one
+        (
+            [
+                {"nodes": {"n": None}, "reports": {"n": HOLDS}},
+                {"nodes": {"n": LOST}, "reports": {"n": HOLDS}},
+                {"nodes": {"n": LOST, "m": None}, "reports": {"n": HOLDS}},
+            ],
+            ["True Verified", "True NoNodes", "True NoNodes"],
+        ),
+    ],
+)
+def test_nodes_that_join_or_are_lost_hold_no_pod_back(clusters: list[dict[str, Any]], said: list[str]):
+    assert moments(*clusters) == said

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.chart import kubectl, tool
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
@@ -94,8 +99,54 @@ def test_a_release_is_of_what_was_tested_and_only_of_a_tag():
     assert workflow["on"] == {"push": {"tags": ["v*"]}}
     assert workflow["jobs"]["release"]["needs"] == "test"
     whole = "\n".join(scripts(FOLDER / "release.yml"))
-    for done in ("cosign sign --yes --recursive", "cosign attest", "helm push", "sha256sum", "make chart"):
+    for done in (
+        "cosign sign --yes --recursive",
+        "cosign attest",
+        "helm push",
+        "sha256sum",
+        "make chart",
+        "install.yaml",
+    ):
         assert done in whole
     (image,) = [step["with"] for step in steps(FOLDER / "release.yml") if step.get("id") == "image"]
     assert image["platforms"] == "linux/amd64,linux/arm64"
     assert image["sbom"] is True
+
+
+def test_what_a_release_installs_is_the_image_that_it_pushed(tmp_path: Path):
+    (script,) = [one for one in scripts(FOLDER / "release.yml") if "make chart" in one]
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    shutil.copytree(ROOT / "crds", tmp_path / "crds")
+    (tmp_path / "build").mkdir()
+    # in the place of the Makefile, whose `chart` needs all of the project
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text("#!/bin/sh\nexec helm package deploy/chart --destination build\n")
+    make.chmod(0o755)
+    folders = [str(make.parent), str(Path(tool("helm")).parent), str(Path(kubectl()).parent)]
+    version = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
+    digest = f"sha256:{'5e' * 32}"
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={
+            "PATH": ":".join([*folders, os.environ["PATH"]]),
+            "IMAGE": "ghcr.io/somebody/hauberk",
+            "VERSION": version,
+            "IMAGE_DIGEST": digest,
+        },
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for file in ("install.yaml", "of-chart.yaml"):
+        made = list(yaml.safe_load_all((tmp_path / "build" / file).read_text()))
+        images = [
+            container["image"]
+            for one in made
+            if one and one["kind"] == "Deployment"
+            for container in one["spec"]["template"]["spec"]["containers"]
+        ]
+        assert images == [f"ghcr.io/somebody/hauberk:{version}@{digest}"] * 2
