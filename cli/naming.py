@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..crds.declared import declares
 from ..crds.models import SecurityProfile
 from ..crds.names import APPARMOR, PROTECTED, SECCOMP, SELINUX, seccomp_reference
 from ..crds.reasons import Reason
@@ -39,7 +40,7 @@ def definition(kind: str, name: str, profiles: Mapping[str, SecurityProfile]) ->
         if name in one.status.profiles:
             return Definition(one, published=True)
     for one in those:
-        if not _is_out(one) and _declares(one, name):
+        if not _is_out(one) and declares(one, name):
             return Definition(one, published=False)
     return None
 
@@ -50,18 +51,6 @@ def _is_out(profile: SecurityProfile) -> bool:
     if accepted is None or accepted.status != "True" or ready is None:
         return False
     return bool(profile.status.profiles) and ready.reason not in {Reason.SUSPENDED, Reason.UPDATING}
-
-
-def _declares(profile: SecurityProfile, name: str) -> bool:
-    """Return whether a policy that nobody has read yet seems to define a name."""
-    if profile.spec.type == SECCOMP:
-        return name == seccomp_reference(profile.metadata.name)
-    word, end = re.escape(name.partition("//")[0]), r"(?![\w.-])"
-    if profile.spec.type == SELINUX:
-        word = re.escape(name.partition(".")[0])
-        return re.search(rf"\(\s*block\s+{word}{end}", profile.spec.policy) is not None
-    head = rf'(?:\bprofile\s+|^\s*)(?:"{word}"|{word}{end})[^\n]*\{{'
-    return re.search(head, profile.spec.policy, re.MULTILINE) is not None
 
 
 def is_foreign(kind: str, name: str) -> bool:

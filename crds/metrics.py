@@ -202,7 +202,7 @@ PENDING = Metric(
     "hauberk_pending",
     "gauge",
     "Work that is known and not done yet: status (statuses that wait to be written), judging (texts), "
-    "load (steps of an agent), report (1 while the API lacks an agent's report).",
+    "load (steps of an agent), report (1 while the API takes no report of an agent's).",
     (COMPONENT, "work"),
     ALL,
 )

@@ -16,6 +16,8 @@ from .names import APPARMOR, SECCOMP, SELINUX
 # What a container got its AppArmor profile by before Kubernetes 1.30, followed by the container's name.
 APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 LOCALHOST_PREFIX = "localhost/"
+# What a kubelet puts on the image, in the API, of a pod that it runs by itself.
+MIRROR = "kubernetes.io/config.mirror"
 _LOCALHOST, _RUNTIME_DEFAULT, _UNCONFINED = "Localhost", "RuntimeDefault", "Unconfined"
 _ANNOTATED = {"runtime/default": _RUNTIME_DEFAULT, "unconfined": _UNCONFINED}
 

@@ -54,7 +54,7 @@ class Agent:
         turns: when it may be written.
         counted: the nodes with an agent could be counted the last time.
         counts: is told what happens.
-        untold_since: since when the API lacks what there is to report (monotonic seconds), where it does.
+        untaken_since: since when the API takes no report (monotonic seconds), where it does not.
     """
 
     host: Host
@@ -71,7 +71,7 @@ class Agent:
     turns: Turns = field(default_factory=Turns)
     counted: bool = True
     counts: Counts = field(default_factory=Uncounted)
-    untold_since: float | None = None
+    untaken_since: float | None = None
     reconcilers: dict[str, Reconciler] = field(init=False)
     started_at: float = field(default_factory=time.monotonic)
 
@@ -87,13 +87,16 @@ class Agent:
         return min((one.alive_at for one in self.reconcilers.values()), default=time.monotonic())
 
     def is_ready(self) -> bool:
-        """Return whether the API has this node's report, or had it a short while ago."""
-        since = self.untold_since
+        """Return whether the API takes this node's reports, or did a short while ago.
+
+        What waits for its turn is no fault: it says nothing that is worse than what the API has.
+        """
+        since = self.untaken_since
         return self.reported and (since is None or time.monotonic() - since < BEHIND_SECONDS)
 
     def readings(self) -> list[Reading]:
         """Return what there is on this node, in figures."""
-        found = [Reading(PENDING, self.untold_since is not None, ("report",))]
+        found = [Reading(PENDING, self.untaken_since is not None, ("report",))]
         left = sum(one.left for one in self.reconcilers.values())
         found.append(Reading(PENDING, left, ("load",)))
         for kind, one in self.reconcilers.items():
@@ -165,20 +168,18 @@ class Agent:
         if made != self.profile_node:
             self.profile_node = made
             self.dirty.set()
-            self._is_untold()
 
     async def _write_reports(self) -> None:
         """Write the ProfileNode when it changed: at once after a quiet time, then spaced."""
         while True:
             await self._next_turn()
             if self.profile_node is None or self.profile_node == self.written:
-                self.untold_since = None
                 continue  # it is again what the API has
             began = time.monotonic()
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(ClusterFault),
                 wait=backoff(WRITE_RETRY_SECONDS),
-                before_sleep=_tell_retry,
+                before_sleep=self._not_taken,
             ):
                 with attempt:
                     self.dirty.clear()  # what changes from here on is written in the next round
@@ -186,15 +187,17 @@ class Agent:
                     writing, self.written = self.profile_node, None
                     began = time.monotonic()
                     await self.cluster.write(writing)
-                    self.written, self.untold_since = writing, None
-                    if self.profile_node != writing:
-                        self._is_untold()
+                    self.written, self.untaken_since = writing, None
                     log.info("reported", summary=writing.status.summary)
             self.turns.wrote(began, time.monotonic())
             self.reported = True
 
-    def _is_untold(self) -> None:
-        self.untold_since = time.monotonic() if self.untold_since is None else self.untold_since
+    def _not_taken(self, state: tenacity.RetryCallState) -> None:
+        if self.untaken_since is None:
+            self.untaken_since = time.monotonic()
+        error = state.outcome.exception() if state.outcome else None
+        message = error.message if isinstance(error, ClusterFault) else ""
+        log.warning("the report will be sent again", message=message, failures=state.attempt_number)
 
     async def _next_turn(self) -> None:
         """Return when the report changed and may be written; what turns up meanwhile may be more urgent."""
@@ -230,7 +233,6 @@ class Agent:
                 if asked and not await self.cluster.holds(asked) and self.written is asked:
                     self.written = None
                     self.dirty.set()
-                    self._is_untold()
             except ClusterFault as fault:
                 log.warning("can't see the report", message=fault.message)
 
@@ -246,9 +248,3 @@ class Agent:
             self.counted = True
         for one in self.reconcilers.values():
             one.news.longest = max(news.LONGEST, self.turns.spacing)
-
-
-def _tell_retry(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    message = error.message if isinstance(error, ClusterFault) else ""
-    log.warning("the report will be sent again", message=message, failures=state.attempt_number)

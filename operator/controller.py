@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +31,7 @@ from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
 from .gates import Gates, Key, pod_of
-from .gating import holders
+from .gating import holders, is_gated
 from .loop import RETRY_SECONDS, Loop
 from .missed import Absence, missed
 from .node_labels import node_labels
@@ -175,9 +175,7 @@ class Controller(Loop[OperatorsCluster]):
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
             if self.clock() - taken > FRESH_SECONDS:
-                faults.extend(
-                    await self._open_gates()
-                )  # a pod need not wait for all other profiles' statuses
+                await self._open_gates()  # a pod need not wait for all other profiles' statuses
                 snapshot = await self._looked_at(self.snapshot())
                 taken = self.clock()
             if profile := snapshot.profiles.get(name):
@@ -187,7 +185,7 @@ class Controller(Loop[OperatorsCluster]):
         if more is None:
             return
         faults += more
-        faults += await self._open_gates()
+        await self._open_gates()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         self.repaired = {key: count for key, count in self.repaired.items() if key[1] in snapshot.profiles}
@@ -202,7 +200,7 @@ class Controller(Loop[OperatorsCluster]):
         labels = node_labels(snapshot)
         faults += await self.carry_out_each(labels)
         faults += await self.carry_out_each(untaints(snapshot, {one.node for one in labels}))
-        faults += await self.carry_out_each(self.gates.tellings(self.profiles, self.revisions, self.clock()))
+        await self._write_of_pods(self.gates.tellings(self.profiles, self.revisions, self.clock()))
         self.wake_by(self.gates.due)
         await self._keep_daemonsets()
         if faults:
@@ -290,16 +288,23 @@ class Controller(Loop[OperatorsCluster]):
         ):
             with attempt:
                 if await self.cluster.leaving():
-                    await self._open_all_gates()
-                    await self._drop_finalizers()
+                    try:
+                        await self._drop_finalizers()
+                    finally:
+                        await self._open_all_gates()
 
     async def _open_all_gates(self) -> None:
         """Open every gate, whatever the pods wait for; what fails is logged, and holds up nothing else."""
         try:
-            async for pod in self.cluster.gated_pods():
-                await self.carry_out([OpenGate(pod_of(pod))])
+            gated = [pod_of(pod) async for pod in self.cluster.gated_pods() if is_gated(pod)]
         except ClusterFault as fault:
             log.warning("pods stay gated", message=fault.message)
+            return
+        for pod in gated:
+            try:
+                await self.carry_out([OpenGate(pod)])
+            except ClusterFault as fault:
+                log.warning("a pod stays gated", pod=pod, message=fault.message)
 
     async def _drop_finalizers(self, *, only_deleted: bool = False) -> None:
         """Take off every finalizer that is there; who changed an object meanwhile makes it try again."""
@@ -351,12 +356,31 @@ class Controller(Loop[OperatorsCluster]):
         while True:
             await self.until_done("watch", lambda: self.cluster.follow_gated_pods(listed, changed))
 
-    async def _open_gates(self) -> list[ClusterFault]:
-        """Open the gates of pods whose profiles are Available; return what the API did not take.
+    async def _open_gates(self) -> None:
+        """Open the gates of pods whose profiles are Available.
 
         By the profiles as they are known now, with the statuses that were just written.
+
+        Raises:
+            BusyFault: the API server has no time.
         """
-        return await self.carry_out_each(self.gates.openings(self.profiles, self.revisions))
+        await self._write_of_pods(self.gates.openings(self.profiles, self.revisions, self.clock()))
+
+    async def _write_of_pods(self, writes: Iterable[OpenGate | TellOfPod]) -> None:
+        """Do writes of pods: who may make pods must not be able to hold up anything else by one of them.
+
+        Raises:
+            BusyFault: the API server has no time.
+        """
+        for write in writes:
+            try:
+                await self.carry_out([write])
+            except BusyFault:
+                raise
+            except ClusterFault as fault:
+                log.warning("will try again", what=type(write).__name__, pod=write.pod, message=fault.message)
+                self.gates.was_refused(write, self.clock())
+            await self.let_others()
 
     async def _look_for_missed(self) -> None:
         """Tell of pods that nobody gated, when there is reason to look for some, until cancelled."""
@@ -373,10 +397,10 @@ class Controller(Loop[OperatorsCluster]):
                 log.warning("pods that nobody gated can't be looked for", message=fault.message)
 
     async def _tell_missed(self) -> None:
-        """Record an Event on each pod that should have been gated.
+        """Record an Event on each pod that should have been gated; what of them is refused is logged.
 
         Raises:
-            ClusterFault: the API can't be read, or did not take one.
+            ClusterFault: the API can't be read, or has no time.
         """
         began = self.clock()
         owners = holders(self.profiles, self.revisions)
@@ -385,9 +409,7 @@ class Controller(Loop[OperatorsCluster]):
             if said := missed(pod, self.profiles, owners):
                 found.append(said)
             await self.let_others()
-        faults = await self.carry_out_each(found)
-        if faults:
-            raise faults[0]
+        await self._write_of_pods(found)
         self.absence.looked(began)
         log.info("looked for pods that nobody gated", found=len(found))
 

@@ -20,18 +20,25 @@ from lightkube.core.client import LabelSelector
 from lightkube.core.generic_client import ListAsyncIterable
 
 from ..crds.models import decode
-from ..crds.names import LABEL_GATED
-from ..crds.pods import PodObject
-from .cluster import GONE, PAGE, Pods, fault
+from ..crds.names import GATED_FOR, LABEL_GATED
+from ..crds.pods import APPARMOR_ANNOTATION, MIRROR, PodObject
+from .cluster import GONE, Pods, fault
 
 log = structlog.get_logger()
 
 # There are few such pods, and not for long: a new list now and then costs nothing, and heals what was missed.
 WATCH_SECONDS = 240.0
+# Whoever may make pods decides what is in them: one that breaks watches costs a list a second, and no more.
+BROKEN_SECONDS = (0.5, 1.0)
+# A pod may be over a megabyte, and a page is decoded at once.
+PODS_IN_PAGE = 20
+# What the webhook writes is far shorter; what others write there is cut off.
+ANNOTATION_LENGTH = 4096
 # The server ends a watch only where this process could not: lightkube would begin it again by itself.
 MARGIN_SECONDS = 60.0
 _LABELS: LabelSelector = {LABEL_GATED: "true"}
 _EVERYWHERE = "*"
+_READ = (GATED_FOR, MIRROR)
 
 Key = tuple[str, str]
 Listed = Callable[[Mapping[Key, PodObject]], None]
@@ -41,8 +48,8 @@ Changed = Callable[[Key, PodObject | None], None]
 async def follow(client: AsyncClient, listed: Listed, changed: Changed) -> None:
     """Hand on all gated pods by namespace and name, then each that is another or gone (None), for a while.
 
-    Returns when they are to be listed anew: its time is over, or the server does not know any more what
-    changed since.
+    Returns when they are to be listed anew: its time is over, the server does not know any more what changed
+    since, or it told what can't be read.
 
     Raises:
         ClusterFault: the API can't be read, or ended the watch.
@@ -53,6 +60,10 @@ async def follow(client: AsyncClient, listed: Listed, changed: Changed) -> None:
             await _watch(client, version, changed)
     except TimeoutError:
         return
+    except ValueError as error:
+        # httpx2 ends lines at U+0085 too, which any annotation may have: half an event is no JSON
+        log.warning("gated pods are listed anew", error=str(error))
+        await asyncio.sleep(random.uniform(*BROKEN_SECONDS))  # noqa: S311
     except ApiError as error:
         if error.status.code != GONE:
             raise fault("gated pods can't be watched", error) from error
@@ -62,7 +73,7 @@ async def follow(client: AsyncClient, listed: Listed, changed: Changed) -> None:
 
 def listing(client: AsyncClient) -> ListAsyncIterable[Any]:
     """Return what yields all gated pods, as they come, and has the version that they are of."""
-    return client.list(Pods, namespace=_EVERYWHERE, labels=_LABELS, chunk_size=PAGE)
+    return client.list(Pods, namespace=_EVERYWHERE, labels=_LABELS, chunk_size=PODS_IN_PAGE)
 
 
 async def _list(client: AsyncClient, listed: Listed) -> str:
@@ -93,9 +104,16 @@ async def _watch(client: AsyncClient, version: str, changed: Changed) -> None:
 
 
 def read(body: Mapping[str, Any]) -> PodObject | None:
-    """Return what is read of a pod; None where it has no pod's shape."""
+    """Return what is read of a pod, and no more; None where it has no pod's shape."""
     try:
-        return decode(PodObject, dict(body))
+        pod = decode(PodObject, dict(body))
     except msgspec.ValidationError as error:
         log.error("unreadable object", kind="pods", error=str(error))
         return None
+    annotations = {
+        key: value[:ANNOTATION_LENGTH]
+        for key, value in pod.metadata.annotations.items()
+        if key in _READ or key.startswith(APPARMOR_ANNOTATION)
+    }
+    metadata = msgspec.structs.replace(pod.metadata, annotations=annotations)
+    return msgspec.structs.replace(pod, metadata=metadata)

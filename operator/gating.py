@@ -10,11 +10,11 @@ Kubernetes' rules: pod scheduling readiness (KEP-3521), node affinity (`nodeaffi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..crds.declared import declares
 from ..crds.facts import supports
 from ..crds.models import NodeSelector, ProfileNode, ProfileRevision, SecurityProfile
 from ..crds.names import (
@@ -29,7 +29,7 @@ from ..crds.names import (
     SELINUX,
     seccomp_reference,
 )
-from ..crds.pods import Named, PodObject, named
+from ..crds.pods import MIRROR, Named, PodObject, named
 
 _GATED = "true"
 _TERMS = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -76,11 +76,19 @@ def find_named(names: Iterable[Named], profiles: Mapping[str, SecurityProfile], 
         owner = _owner(one, profiles, owners)
         if owner and owner.metadata.deletion_timestamp is None:
             managed[owner.metadata.name] = owner
-        elif owner or _looks_like_ours(one):
+        elif owner or _looks_like_ours(one) or namesake(one, profiles):
             unknown.append(one)
-        if owner is None and (one.type == APPARMOR or _looks_like_ours(one)) and one.name not in PROTECTED:
+        elif one.type == APPARMOR and one.name not in PROTECTED:
+            undefined.append(one)
+        if owner is None and _looks_like_ours(one):
             undefined.append(one)
     return Found(managed, tuple(unknown), tuple(undefined))
+
+
+def namesake(one: Named, profiles: Mapping[str, SecurityProfile]) -> SecurityProfile | None:
+    """Return the SecurityProfile that is called like a name, and defines others."""
+    there = profiles.get(_usual(one))
+    return there if there and there.spec.type == one.type and one.name not in there.status.profiles else None
 
 
 def holders(
@@ -110,7 +118,7 @@ def _owner(one: Named, profiles: Mapping[str, SecurityProfile], owners: Owners) 
         return owner
     # Applied together with the pod it may not be judged yet.
     usual = profiles.get(_usual(one))
-    if usual and usual.spec.type == one.type:
+    if usual and usual.spec.type == one.type and not _is_out(usual):
         return usual
     return next((profile for profile in profiles.values() if _may_define(profile, one)), None)
 
@@ -121,11 +129,17 @@ def _usual(one: Named) -> str:
 
 
 def _may_define(profile: SecurityProfile, one: Named) -> bool:
-    """Return whether a profile of which nothing was published yet speaks of a name: then it may define it."""
-    if profile.spec.type != one.type or profile.status.profiles or one.name in PROTECTED:
-        return False
-    word = one.name.partition(".")[0] if one.type == SELINUX else one.name.partition("//")[0]
-    return re.search(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", profile.spec.policy) is not None
+    """Return whether a profile defines a name, as far as its text tells before it is published."""
+    return profile.spec.type == one.type and not _is_out(profile) and declares(profile, one.name)
+
+
+def _is_out(profile: SecurityProfile) -> bool:
+    """Return whether all that a profile defines is published, so that `status.profiles` has every name.
+
+    Who knows no texts, as the operator, asks of pods that are there: what they were gated for is noted.
+    """
+    status, spec = profile.status, profile.spec
+    return bool(status.profiles) and (not spec.policy or status.revision == spec.content_digest)
 
 
 def _looks_like_ours(one: Named) -> bool:
@@ -151,7 +165,7 @@ def is_gated(pod: PodObject) -> bool:
 
 def is_mirror(pod: PodObject) -> bool:
     """Return whether a pod only shows what a kubelet runs by itself."""
-    return "kubernetes.io/config.mirror" in pod.metadata.annotations
+    return MIRROR in pod.metadata.annotations
 
 
 def is_of_no_concern(pod: PodObject) -> bool:

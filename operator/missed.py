@@ -70,7 +70,16 @@ def missed(pod: PodObject, profiles: Mapping[str, SecurityProfile], owners: Owne
     """Return what to say of a pending pod, in a namespace with the gate; None where nothing was missed."""
     if is_gated(pod) or is_mirror(pod) or pod.metadata.deletion_timestamp is not None:
         return None
-    waits = find(pod, profiles, owners).waits_for
+    found = find(pod, profiles, owners)
+    waits = found.waits_for
+    if not waits and found.unknown:
+        # A namespace may refuse such pods: this one was asked of nobody, or only warned of.
+        names = tuple(dict.fromkeys(one.name for one in found.unknown))
+        message = (
+            f"names {', '.join(names)}, which no SecurityProfile defines, so no node will have it; apply one "
+            "that does, or correct the name"
+        )
+        return TellOfPod(pod_of(pod), Reason.UNKNOWN_PROFILE, message, names, warning=True)
     if not waits:
         return None
     message = (

@@ -117,7 +117,7 @@ class OperatorsCluster(Cluster):
         pod, now = write.pod, datetime.now(UTC)
         about = hashlib.sha256("\n".join((pod.uid, write.reason, *write.about)).encode()).hexdigest()[:16]
         event = Event(
-            metadata=ObjectMeta(name=f"{pod.name[:200]}.{about}", namespace=pod.namespace),
+            metadata=ObjectMeta(name=f"{pod.name[:200].rstrip('-.')}.{about}", namespace=pod.namespace),
             involvedObject=ObjectReference(
                 apiVersion="v1", kind="Pod", namespace=pod.namespace, name=pod.name, uid=pod.uid
             ),

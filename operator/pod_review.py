@@ -54,7 +54,7 @@ def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unk
     if gating.is_of_no_concern(pod):
         return PodAnswer()
     found = gating.find(pod, known.profiles, known.owners)
-    missing = _missing(found.unknown)
+    missing = _missing(found.unknown, known.profiles)
     if missing and deny_unknown:
         return PodAnswer(refused="; ".join(missing))
     waits = found.waits_for
@@ -81,16 +81,28 @@ def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_un
     there = {one.name for one in before.spec.ephemeral_containers or ()}
     new = {one.name for one in pod.spec.ephemeral_containers or ()} - there
     names = [one for one in named(pod) if one.container in new]
-    missing = _missing(gating.find_named(names, known.profiles, known.owners).unknown)
-    return PodAnswer(refused="; ".join(missing)) if deny_unknown else PodAnswer(warnings=cut(missing))
+    found = gating.find_named(names, known.profiles, known.owners)
+    missing = _missing(found.unknown, known.profiles)
+    if missing and deny_unknown:
+        return PodAnswer(refused="; ".join(missing))
+    # It has its node, and waits for nothing: its kubelet tries again until the profile is there.
+    waits = found.waits_for
+    told = (f"the container fails to start until the pod's node holds {_listed(waits)}",) if waits else ()
+    return PodAnswer(warnings=cut(told + missing))
 
 
-def _missing(unknown: Iterable[Named]) -> tuple[str, ...]:
+def _missing(unknown: Iterable[Named], profiles: Mapping[str, SecurityProfile]) -> tuple[str, ...]:
     return tuple(
         f"{one.field}: no SecurityProfile defines the {_KINDS[one.type]} {one.name}, so no node will "
-        "have it; create it, or correct the name"
+        f"have it; {_advice(gating.namesake(one, profiles))}"
         for one in unknown
     )
+
+
+def _advice(namesake: SecurityProfile | None) -> str:
+    if namesake is None or not namesake.status.summary.reference:
+        return "create it, or correct the name"
+    return f"SecurityProfile {namesake.metadata.name} is named in pods as {namesake.status.summary.reference}"
 
 
 def _listed(profiles: list[str]) -> str:

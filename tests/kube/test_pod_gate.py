@@ -385,7 +385,10 @@ def test_a_dead_admission_holds_up_no_pod(gate: Scene):
     (event,) = eventually(lambda: gate.events(space, "web"))
     assert (event.reason, event.type) == ("GateMissed", "Warning")
     assert event.message.startswith("names unseen, not Available yet, and has no scheduling gate: ")
-    assert gate.events(space, "unknown") + gate.events(space, "other") == []
+    (unknown,) = eventually(lambda: gate.events(space, "unknown"))
+    assert (unknown.reason, unknown.type) == ("UnknownProfile", "Warning")
+    assert unknown.message.startswith("names hauberk/nobodys.json, which no SecurityProfile defines")
+    assert gate.events(space, "other") == []
     # what comes then is gated again, and the next operator tells nobody the same once more
     eventually(lambda: seen_again(gate, space))
     gate.cluster.stop_operator()

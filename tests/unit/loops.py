@@ -11,7 +11,15 @@ from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
 from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
 from hauberk.operator.snapshot import Store
-from hauberk.operator.writes import CreateRevision, Entomb, LabelNode, RemoveFinalizer, Write
+from hauberk.operator.writes import (
+    CreateRevision,
+    Entomb,
+    LabelNode,
+    OpenGate,
+    RemoveFinalizer,
+    TellOfPod,
+    Write,
+)
 
 
 class Api:
@@ -62,6 +70,8 @@ class Api:
         if isinstance(write, Entomb) and "tombstones" in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, LabelNode) and write.node in self.refused:
+            raise ClusterFault(Reason.PROGRESSING, "not taken")
+        if isinstance(write, OpenGate | TellOfPod) and write.pod.name in self.refused:
             raise ClusterFault(Reason.PROGRESSING, "not taken")
         self.writes.append(write)
         if isinstance(write, RemoveFinalizer) and self.taken:

@@ -22,7 +22,7 @@ from hauberk.crds.names import (
 from hauberk.crds.pods import PodObject
 from hauberk.operator import controller as controllers
 from hauberk.operator.controller import Controller
-from hauberk.operator.gates import PATIENCE_SECONDS
+from hauberk.operator.gates import AGAIN_SECONDS, PATIENCE_SECONDS
 from hauberk.operator.operators_cluster import OperatorsCluster
 from hauberk.operator.pace import DISTANCES, PER_SECOND
 from hauberk.operator.snapshot import Store
@@ -661,11 +661,11 @@ async def test_the_store_is_known_from_the_first_list_on(api: Api):
 # --- pods that wait ---
 
 
-def a_gated_pod(profile: str) -> PodObject:
+def a_gated_pod(profile: str, name: str = "web-0", uid: str = "u") -> PodObject:
     metadata = {
-        "name": "web-0",
+        "name": name,
         "namespace": "shop",
-        "uid": "u",
+        "uid": uid,
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "labels": {LABEL_GATED: "true"},
         "annotations": {GATED_FOR: profile},
@@ -741,6 +741,32 @@ async def test_who_is_uninstalled_opens_all_gates(api: Api):
     api.going, api.gated = True, [a_gated_pod("never")]
     await controller.let_go()
     assert api.writes == [OPENED]
+
+
+async def test_a_pod_that_can_not_be_opened_leaves_no_other_one_gated(api: Api):
+    controller = controller_of(api)
+    api.going, api.refused = True, {"web-0"}
+    api.gated = [a_gated_pod("never"), a_gated_pod("never", "web-1", "v")]
+    await controller.let_go()
+    assert api.writes == [OpenGate(PodOf("shop", "web-1", "v"))]
+
+
+async def test_a_pod_of_which_nothing_is_taken_holds_up_nothing_else(api: Api):
+    """Whoever may make pods could slow the operator down by a policy or a quota of a namespace."""
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a")
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("a"), nodes.now)
+    controller.gates.changed(("shop", "web-1"), a_gated_pod("a", "web-1", "v"), nodes.now)
+    api.refused = {"web-0"}
+    nodes.report(0, "a")
+    await controller.reconcile()  # a failure would be raised, and the next round put off
+    assert api.writes == [OpenGate(PodOf("shop", "web-1", "v"))]
+    assert controller.due == nodes.now + AGAIN_SECONDS[0]
+    api.refused = set()
+    nodes.now = controller.due
+    await controller.reconcile()
+    assert api.writes[1:] == [OPENED]
 
 
 async def test_gates_that_can_not_be_opened_hold_no_finalizer_up(api: Api):

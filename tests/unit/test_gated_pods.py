@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 import httpx2
 import pytest
 from hauberk.crds.errors import ClusterFault
-from hauberk.crds.names import LABEL_GATED
-from hauberk.crds.pods import PodObject
+from hauberk.crds.names import GATED_FOR, LABEL_GATED
+from hauberk.crds.pods import APPARMOR_ANNOTATION, MIRROR, PodObject
 from hauberk.operator import gated_pods
 from hauberk.operator.gated_pods import Key, follow
 from lightkube import ApiError, AsyncClient
@@ -87,6 +88,35 @@ async def test_a_watch_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gated_pods, "WATCH_SECONDS", 0.05)
     lists, changes = await followed(Client([], None))
     assert (len(lists), changes) == (1, [])
+
+
+async def test_an_event_that_can_not_be_read_costs_a_new_list_and_no_more(monkeypatch: pytest.MonkeyPatch):
+    """Half an event, where a line was ended in the middle of it."""
+    monkeypatch.setattr(gated_pods, "BROKEN_SECONDS", (0.0, 0.0))
+    half = httpx2.Response(200, text='{"type":"MODIFIED","object":{"metadata":{"name":"a\u0085b"}}}')
+    lines = list(half.iter_lines())
+    assert len(lines) == 2  # as httpx2 does it; without this no guard is needed
+    with pytest.raises(ValueError, match="Unterminated string") as broken:
+        json.loads(lines[0])
+    lists, changes = await followed(Client([("ADDED", a_pod("c"))], broken.value))
+    assert (len(lists), changes) == (1, [(("shop", "c"), True)])
+
+
+def test_of_annotations_no_more_is_kept_than_is_read():
+    annotations = {
+        "notes": "x" * 100_000,
+        GATED_FOR: "web," * 50_000,
+        f"{APPARMOR_ANNOTATION}c": "localhost/web",
+        MIRROR: "hash",
+    }
+    body = {"metadata": {"name": "a", "namespace": "shop", "uid": "u", "annotations": annotations}}
+    pod = gated_pods.read(body)
+    assert pod is not None
+    assert {key: len(value) for key, value in pod.metadata.annotations.items()} == {
+        GATED_FOR: gated_pods.ANNOTATION_LENGTH,
+        f"{APPARMOR_ANNOTATION}c": len("localhost/web"),
+        MIRROR: 4,
+    }
 
 
 @pytest.mark.parametrize("end", [refused(403), httpx2.ConnectError("refused"), OSError("gone")], ids=str)

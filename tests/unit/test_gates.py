@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hauberk.crds.models import ProfileRevision, SecurityProfile, decode
 from hauberk.crds.names import GATED_FOR, LABEL_GATED, POD_GATE
@@ -65,42 +66,76 @@ def told(gates: Gates, known: dict[str, SecurityProfile], now: float = LATER) ->
 
 def test_a_gate_is_opened_once():
     gates = keeping(gated())
-    assert gates.openings(profiles(), NONE) == []
-    (write,) = gates.openings(profiles(available=True), NONE)
+    assert gates.openings(profiles(), NONE, LATER) == []
+    (write,) = gates.openings(profiles(available=True), NONE, LATER)
     assert write == OpenGate(PodOf("shop", "web-0", "u0"))
-    assert gates.openings(profiles(available=True), NONE) == [write]  # until the API took it
+    assert gates.openings(profiles(available=True), NONE, LATER) == [write]  # until the API took it
     gates.carried_out(write)
-    assert gates.openings(profiles(available=True), NONE) == []
+    assert gates.openings(profiles(available=True), NONE, LATER) == []
     assert gates.since == {}
 
 
 def test_what_was_done_to_an_earlier_pod_of_that_name_is_not_done_to_this_one():
     gates = keeping(gated())
-    (write,) = gates.openings(profiles(available=True), NONE)
+    (write,) = gates.openings(profiles(available=True), NONE, LATER)
     gates.changed(("shop", "web-0"), gated(uid="u1"), 1.0)
     gates.carried_out(write)
-    assert gates.openings(profiles(available=True), NONE) == [OpenGate(PodOf("shop", "web-0", "u1"))]
+    assert gates.openings(profiles(available=True), NONE, LATER) == [OpenGate(PodOf("shop", "web-0", "u1"))]
     assert gates.since == {"u1": 1.0}
 
 
 def test_a_pod_that_goes_away_is_left_alone():
     pod = gated()
-    going = decode(
-        PodObject,
-        {"metadata": {"name": "web-0", "namespace": "shop", "uid": "u0", "deletionTimestamp": "x"}},
-    )
+    metadata = msgspec.structs.replace(pod.metadata, deletion_timestamp="2026-01-01T00:01:00Z")
+    going = msgspec.structs.replace(pod, metadata=metadata)
     gates = keeping(pod)
     gates.changed(("shop", "web-0"), going, 0.0)
-    assert gates.openings(profiles(available=True), NONE) == []
+    assert gates.openings(profiles(available=True), NONE, LATER) == []
     assert told(gates, profiles()) == []
     gates.changed(("shop", "web-0"), None, 0.0)
     assert (gates.pods, gates.since) == ({}, {})
 
 
-def test_a_label_without_a_gate_is_taken_away():
+def test_a_label_without_a_gate_is_left_alone():
+    """A ReplicaSet lets a pod go that lost a label of its selector, and makes another one, without end."""
     gates = keeping(gated(gate=False))
-    assert gates.openings(profiles(), NONE) == [OpenGate(PodOf("shop", "web-0", "u0"))]
+    assert gates.openings(profiles(available=True), NONE, LATER) == []
     assert told(gates, profiles()) == []
+    gates.changed(("shop", "web-1"), gated("web-1", "u1", gate=False), 0.0)
+    assert (gates.pods, gates.since) == ({}, {})
+    gates.changed(("shop", "web-1"), gated("web-1", "u1"), 1.0)
+    gates.changed(("shop", "web-1"), gated("web-1", "u1", gate=False), 2.0)
+    assert (gates.pods, gates.since) == ({}, {})
+
+
+def test_a_pod_of_which_a_write_was_refused_is_left_for_a_while_and_no_other():
+    gates = keeping(gated(), gated("web-1", "u1"))
+    known = profiles(available=True)
+    one, other = gates.openings(known, NONE, 10.0)
+    waits: list[float] = []
+    now = 10.0
+    for _ in range(9):
+        gates.was_refused(one, now)
+        assert gates.openings(known, NONE, now) == [other]
+        assert gates.tellings(known, NONE, now) == []
+        waits.append(gates.due - now)
+        now = gates.due
+        assert gates.openings(known, NONE, now) == [one, other]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    gates.carried_out(one)
+    assert gates.refused == {}
+
+
+def test_an_event_that_was_refused_is_told_again_later():
+    gates = keeping(gated(), gated("web-1", "u1"))
+    one, other = gates.tellings(profiles(), NONE, LATER)
+    gates.was_refused(one, LATER)
+    gates.carried_out(other)
+    assert gates.tellings(profiles(), NONE, LATER) == []
+    assert gates.due == LATER + 1.0
+    assert gates.tellings(profiles(), NONE, LATER + 1.0) == [one]
+    gates.listed({}, LATER)
+    assert gates.refused == {}
 
 
 def test_a_pod_that_waits_is_told_of_after_a_while_and_once_for_each_cause():

@@ -17,13 +17,14 @@ from hauberk.crds.models import (
     ProfileNode,
     ProfileRevision,
     SecurityProfile,
+    Summary,
     decode,
 )
 from hauberk.crds.names import APPARMOR, GATED_FOR, LABEL_GATED, LABEL_LSM, POD_GATE, SECCOMP, SELINUX
 from hauberk.crds.pods import PodObject
 from hauberk.operator import gating
 from hauberk.operator.gating import narrowed, patch, requirements
-from hauberk.operator.pod_review import Known, PodAnswer, review_ephemeral, review_pod
+from hauberk.operator.pod_review import Known, PodAnswer, may_be_early, review_ephemeral, review_pod
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,6 +192,67 @@ def test_a_profile_that_is_being_deleted_is_none(raw: dict[str, Any], kind: str)
     assert "no SecurityProfile defines" in answer(raw, profile("web", kind, deleted=True)).warnings[0]
 
 
+def published(name: str, kind: str, policy: str, *names: str, reference: str = "") -> SecurityProfile:
+    """Return a SecurityProfile of whose text all is published."""
+    one = profile(name, kind, available=True, policy=policy)
+    status = msgspec.structs.replace(
+        one.status,
+        profiles=list(names),
+        revision=one.spec.content_digest,
+        summary=Summary(reference=reference),
+    )
+    return msgspec.structs.replace(one, status=status)
+
+
+@pytest.mark.parametrize(
+    ("named", "known"),
+    [
+        (
+            {"apparmor": "web"},
+            published("web", APPARMOR, "profile web-main { }", "web-main", reference="web-main"),
+        ),
+        (
+            {"selinux": "web.process"},
+            published("web", SELINUX, "(block foo)", "foo.process", reference="foo.process"),
+        ),
+    ],
+    ids=["AppArmor", "SELinux"],
+)
+def test_an_objects_name_is_none_of_a_profile_that_it_does_not_define(
+    named: dict[str, str], known: SecurityProfile
+):
+    (warning,) = answer(raw_pod(**named), known).warnings
+    assert warning.endswith(f"; SecurityProfile web is named in pods as {known.status.summary.reference}")
+    assert answer(raw_pod(**named), known, deny=True).refused == warning
+    early = Known({"web": known}, NOBODYS)
+    assert "apparmor" not in named or not may_be_early(decode(PodObject, raw_pod(**named)), early)
+
+
+def test_a_new_text_may_define_what_the_one_before_did_not():
+    one = published("shop", APPARMOR, "profile shop { }", "shop")
+    spec = profile("shop", policy="profile shop { }\nprofile shop-jobs { }").spec
+    changed = msgspec.structs.replace(one, spec=spec)
+    raw = raw_pod("shop-jobs")
+    assert gating.find(decode(PodObject, raw), {"shop": one}, NOBODYS).managed == {}
+    assert gating.find(decode(PodObject, raw), {"shop": changed}, NOBODYS).managed == {"shop": changed}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "# instead of profile-of-node\nprofile other { }",
+        "profile other { ptrace peer=nodes-own, }",
+        "profile other { /bin/x px -> nodes-own, }",
+        'profile other { /etc/nodes-own r, change_profile -> "nodes-own", }',
+    ],
+)
+def test_to_speak_of_a_profile_is_not_to_define_it(policy: str):
+    raw = raw_pod("nodes-own")
+    assert (
+        answer(raw, profile("other", policy=policy, nodeSelector={"matchLabels": {"a": "b"}})) == PodAnswer()
+    )
+
+
 @pytest.mark.parametrize(
     ("named", "kind", "policy"),
     [
@@ -233,13 +295,18 @@ def test_of_ephemeral_containers_the_new_ones_are_looked_at(deny: bool):
     def said(before: PodObject, after: PodObject) -> PodAnswer:
         return review_ephemeral(before, after, known, deny_unknown=deny)
 
-    assert said(debugged(), debugged("hauberk/web.json")) == PodAnswer()  # it waits for nothing: it runs
+    waits = PodAnswer(
+        warnings=("the container fails to start until the pod's node holds SecurityProfile web",)
+    )
+    assert said(debugged(), debugged("hauberk/web.json")) == waits  # no gate: it runs
     bad = said(debugged("hauberk/x.json"), debugged("hauberk/x.json", "hauberk/y.json"))
     message = (
         "spec.ephemeralContainers[1].securityContext.seccompProfile.localhostProfile: no SecurityProfile "
         "defines the seccomp profile hauberk/y.json, so no node will have it; create it, or correct the name"
     )
     assert bad == (PodAnswer(refused=message) if deny else PodAnswer(warnings=(message,)))
+    assert said(debugged("hauberk/x.json"), debugged("hauberk/x.json", "hauberk/web.json")) == waits
+    known = Known({"web": profile("web", SECCOMP, available=True)}, NOBODYS)
     assert said(debugged("hauberk/x.json"), debugged("hauberk/x.json", "hauberk/web.json")) == PodAnswer()
 
 

@@ -155,7 +155,7 @@ async def test_an_agents_metrics_move_with_what_it_does(node: Measured):
     assert value(text, "hauberk_agent_failures_total", type="AppArmor", reason=Reason.LOAD_FAILED) >= 1
     for state, count in (("held", 1), ("failed", 1), ("orphaned", 0)):
         assert value(text, "hauberk_agent_profiles", type="AppArmor", state=state) == count
-    assert value(text, "hauberk_pending", component="agent", work="report") == 1
+    assert value(text, "hauberk_pending", component="agent", work="report") == 0
     assert value(text, "hauberk_agent_repairs_total", type="AppArmor") == 0
 
     node.tree.host.remove("good")
@@ -259,7 +259,7 @@ async def test_the_kubelet_hears_what_is_so(node: Measured):
             return [(await client.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
 
         assert await told() == [200, 503, 404]
-        agent.reported, agent.untold_since = True, None
+        agent.reported, agent.untaken_since = True, None
         assert await told() == [200, 200, 404]
         node.loop.alive_at -= health.ALIVE_SECONDS
         assert await told() == [503, 503, 404]
@@ -294,9 +294,9 @@ async def test_a_report_that_is_not_taken_ends_readiness(node: Measured):
     assert not agent.is_ready()
     agent.reported = True
     assert agent.is_ready()
-    agent.untold_since = time.monotonic()
+    agent.untaken_since = time.monotonic()
     assert agent.is_ready()
-    agent.untold_since -= 181
+    agent.untaken_since -= 181
     assert not agent.is_ready()
 
 

@@ -98,6 +98,15 @@ def test_a_pod_that_should_have_been_gated_is_told_of(pod: PodObject):
     assert said.message.startswith("names web, not Available yet, and has no scheduling gate")
 
 
+def test_a_pod_that_names_what_nobody_defines_is_told_of():
+    context = {"seccompProfile": {"type": "Localhost", "localhostProfile": "hauberk/nobodys.json"}}
+    containers = [{"name": name, "securityContext": context} for name in ("a", "b")]
+    said = missed(a_pod(containers=containers), a_profile(available=True), {})
+    assert said is not None
+    assert (said.reason, said.about, said.warning) == ("UnknownProfile", ("hauberk/nobodys.json",), True)
+    assert said.message.startswith("names hauberk/nobodys.json, which no SecurityProfile defines")
+
+
 @pytest.mark.parametrize(
     ("pod", "profiles"),
     [

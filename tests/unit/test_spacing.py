@@ -227,11 +227,24 @@ async def test_what_was_not_taken_is_sent_again_as_it_is_then(
     tell(agent, made("a"))
     await rest()
     assert not agent.reported
+    assert agent.untaken_since is not None
     tell(agent, made("a", "b"))
     await api.has(made("a", "b"))
     assert api.written == [made("a", "b")]
     await rest()
     assert agent.reported
+    assert agent.untaken_since is None
+
+
+async def test_a_report_that_waits_for_its_turn_is_no_fault(agent: Agent, api: Api):
+    tell(agent, made("a"))
+    await api.has(made("a"))
+    agent.turns.nodes, agent.turns.hurried = 1000, 3
+    tell(agent, made("a", "b"))
+    await rest()
+    assert api.written == [made("a")]
+    assert agent.untaken_since is None
+    assert agent.is_ready()
 
 
 # --- asking now and then -----------------------------------------------------------------------------------
