@@ -478,12 +478,12 @@ def test_two_of_each_are_on_different_nodes(name: str):
 )
 def test_each_is_given_every_setting_that_it_reads(name: str, files: tuple[str, ...]):
     (container,) = one("Deployment", name)["spec"]["template"]["spec"]["containers"]
+    reads = {"os.environ.get": 0, "environment.get": 0, "number": 0, "settings.port": 1}  # which word is it
     read = {
-        call.args[0].value
+        word.value
         for file in files
         for call in ast.walk(ast.parse((ROOT / "operator" / file).read_text()))
-        if isinstance(call, ast.Call)
-        and ast.unparse(call.func) in {"os.environ.get", "environment.get", "number"}
-        and isinstance(call.args[0], ast.Constant)
+        if isinstance(call, ast.Call) and (at := reads.get(ast.unparse(call.func))) is not None
+        if isinstance(word := call.args[at], ast.Constant)
     }
     assert read - OUTSIDE == {each["name"] for each in container["env"]}
