@@ -12,9 +12,10 @@ from dataclasses import dataclass
 WRITES_PER_SECOND = 100
 SPACING_SECONDS = (1.0, 10.0)
 # What had to wait waits on, in parts of that spacing, until nothing more has come for the first, and for the
-# second at most: of a burst the second write has all. Each write that could not wait for the end of a burst
-# lets the next one wait twice as long, so many times: a burst costs few writes however long it takes.
-CALM_SPACINGS, LONGEST_SPACINGS, DOUBLINGS = 0.5, 8.0, 3
+# second at most: of a burst the second write has all. Once one could not wait for the end of what goes on,
+# the next one waits so many times as long: a burst costs few writes, and where changes never end the API is
+# behind by some minutes at most.
+CALM_SPACINGS, LONGEST_SPACINGS, ENDLESS_TIMES = 0.5, 8.0, 2.0
 # There an API server that is slow to answer is spared more: its spacing is so many times what the last write
 # took, up to so many seconds.
 TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0
@@ -30,13 +31,13 @@ class Turns:
         nodes: how many there are with an agent, as far as is known.
         written_at: when the last write was done.
         took: how many seconds it took.
-        hurried: how many writes in a row did not wait for the end of what was going on.
+        hurried: the last write did not wait for the end of what was going on.
     """
 
     nodes: int = 1
     written_at: float = float("-inf")
     took: float = 0.0
-    hurried: int = 0
+    hurried: bool = False
 
     @property
     def spacing(self) -> float:
@@ -53,13 +54,12 @@ class Turns:
             return self.written_at + min(self.spacing, BAD_NEWS_SECONDS)
         if not more and self._is_quiet(first):
             return first
-        longest = self._strained * LONGEST_SPACINGS * 2 ** min(self.hurried, DOUBLINGS)
+        longest = self._strained * LONGEST_SPACINGS * (ENDLESS_TIMES if self.hurried else 1.0)
         return max(self.written_at + self.spacing, min(self._calm(last), self.written_at + longest))
 
     def begins(self, first: float, last: float, now: float, *, more: bool) -> None:
         """Take note that a write begins, of changes of which the first and the last came then."""
-        is_over = not more and (self._is_quiet(first) or now >= self._calm(last))
-        self.hurried = 0 if is_over else self.hurried + 1
+        self.hurried = more or not (self._is_quiet(first) or now >= self._calm(last))
 
     def wrote(self, began: float, now: float) -> None:
         """Take note of when a write was done."""
