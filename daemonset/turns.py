@@ -15,7 +15,7 @@ SPACING_SECONDS = (1.0, 10.0)
 # second at most: of a burst the second write has all. Once one could not wait for the end of what goes on,
 # the next one waits so many times as long: a burst costs few writes, and where changes never end the API is
 # behind by some minutes at most.
-CALM_SPACINGS, LONGEST_SPACINGS, ENDLESS_TIMES = 0.5, 8.0, 2.0
+CALM_SPACINGS, LONGEST_SPACINGS, ENDLESS_TIMES = 0.5, 12.0, 1.5
 # There an API server that is slow to answer is spared more: its spacing is so many times what the last write
 # took, up to so many seconds.
 TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0

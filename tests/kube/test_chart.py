@@ -219,7 +219,7 @@ def test_helm_takes_over_what_kustomize_installed(release: Release):
     status = json.loads(release.helm("status", "-ojson"))
     assert status["info"]["status"] == "deployed"
     notes = status["info"]["notes"]
-    assert "kubectl wait --for=condition=Ready secprof --all" in notes
+    assert "kubectl wait --for=condition=Ready secprof --all --timeout=5m" in notes
     assert "helm uninstall hauberk -n kube-system" in notes
     assert "Hauberk stops; the objects, and profiles on the nodes, stay." in notes
 

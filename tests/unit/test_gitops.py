@@ -199,7 +199,6 @@ apiVersion: v1
 kind: ConfigMap
 metadata:
   name: argocd-cm
-  namespace: argocd
   labels: {app.kubernetes.io/part-of: argocd}
 data:
   url: https://argocd.example.org
@@ -213,7 +212,7 @@ def test_the_component_adds_the_lua_to_argo_cds_configuration(tmp_path: Path):
         (tmp_path / "component" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "argocd" / "argocd-cm.yaml").write_text(ARGO)
     (tmp_path / "argocd" / "kustomization.yaml").write_text(
-        "resources: [argocd-cm.yaml]\ncomponents: [../component]\n"
+        "namespace: argocd\nresources: [argocd-cm.yaml]\ncomponents: [../component]\n"
     )
     built = subprocess.run(
         [kubectl(), "kustomize", str(tmp_path / "argocd")],
