@@ -102,7 +102,7 @@ def table(figures: Iterable[Figure]) -> Table:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on: processor, how many, memory in MiB, kernel, Python."""
+    """Return what the figures were measured on: processor, how many, memory in MiB, kernel series, Python."""
     words = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.partition(":")[2].strip() for line in words if line.startswith("model name")]
     total = Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
         "processor": models[0] if models else platform.machine(),
         "processors": len(models),
         "memoryMiB": int(total) // 1024,
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "python": platform.python_version(),
     }
 
