@@ -26,8 +26,7 @@ demo-down: $(VENV)/.done ## End the demo's cluster
 test: test-fast e2e ## Checks, unit, real API server, real kernels; without the longest stories
 
 test-fast: check docs test-deps ## Everything but the lab, in about ten minutes
-	$(PY) -m pytest tests/kube/test_scale.py tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile \
-	  --no-loadscope-reorder  # the longest first, so that no processor waits for them at the end
+	$(PY) -m pytest tests/kube tests/unit tests/lab -m "not lab" -n 2 --dist loadfile
 
 check: $(VENV)/.done ## Formatter, linter, type checker
 	$(VENV)/bin/ruff format --check --quiet
