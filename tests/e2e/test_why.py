@@ -60,7 +60,7 @@ def waits_at_the_gate() -> dict[str, Any]:
     return made
 
 
-# Each pod with the one cause that is true, and a word of what Kubernetes itself says of it.
+# Each pod with the causes that are true, and a word of what Kubernetes itself says of it.
 PODS: dict[str, tuple[dict[str, Any], str, str]] = {
     "fine": (apparmor("why-fine"), "", ""),
     "unknown": (apparmor("why-fnie"), "UnknownProfile", f"{NOT_FOUND} why-fnie"),
@@ -75,7 +75,7 @@ PODS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "lax": (apparmor("why-lax"), "NotEnforced", ""),
     "unconfined": (context(appArmorProfile={"type": "Unconfined"}), "Unconfined", ""),
-    "gated": (waits_at_the_gate(), "Gated", "SchedulingGated"),
+    "gated": (waits_at_the_gate(), "Gated Suspended", "SchedulingGated"),
 }
 
 
@@ -109,17 +109,17 @@ def why(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", PODS)
 @pytest.mark.usefixtures("pods")
 def test_the_true_cause_is_told(name: str):
-    _, cause, word = PODS[name]
+    _, causes, word = PODS[name]
 
     def told() -> dict[str, Any]:
         """The kubelet has come to it, and says what it has to say."""
         found = why(name)
-        assert [one["reason"] for one in found["causes"]] == ([cause] if cause else []), found
+        assert [one["reason"] for one in found["causes"]] == causes.split(), found
         assert any(word in one for one in found["observed"]) or not word, found
         return found
 
     found = eventually(told)
-    assert found["fine"] == (cause == "")
+    assert found["fine"] == (causes == "")
     runs = name in {"fine", "lax", "unconfined"}
     if runs:
         eventually(lambda: get("pod", name, f"--namespace={SPACE}")["status"]["phase"] == "Running")
