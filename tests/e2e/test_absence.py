@@ -184,6 +184,7 @@ def saved_before() -> None:
 
 
 @pytest.mark.usefixtures("saved_before")
+@pytest.mark.long
 def test_a_store_from_before_hauberk_takes_nothing_from_a_kernel(before: Held):
     ok(lab("store", "restore", BEFORE))
     assert kubectl("get", "namespace", SYSTEM).code != 0

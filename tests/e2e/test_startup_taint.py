@@ -86,6 +86,7 @@ def closed() -> Generator[str]:
                 remove(f"profilenode/{name}")
 
 
+@pytest.mark.long
 def test_no_pod_lands_on_a_node_before_it_has_its_profiles_also_after_a_reboot(closed: str):
     with (
         watched(pods_of(SPACE)) as pods,

@@ -108,6 +108,7 @@ def why(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PODS)
 @pytest.mark.usefixtures("pods")
+@pytest.mark.long
 def test_the_true_cause_is_told(name: str):
     _, causes, word = PODS[name]
 
