@@ -13,26 +13,21 @@ import sys
 
 import structlog
 
+from .settings import SettingError
+
 FORMATS = ("json", "text")
 
 _PLAIN = re.compile(r"[\w.:/@%+,~*()\[\]-]+")
-
-
-class FormatError(ValueError):
-    """The environment asks for a log that there is not."""
-
-    def __init__(self, asked: str) -> None:
-        super().__init__(f"LOG_FORMAT is {json.dumps(asked)}; it may be {' or '.join(FORMATS)}")
 
 
 def checked(asked: str) -> str:
     """Return a log's format as it was asked for; empty where it was not.
 
     Raises:
-        FormatError: there is none of that name.
+        SettingError: there is none of that name.
     """
     if asked and asked not in FORMATS:
-        raise FormatError(asked)
+        raise SettingError(f"LOG_FORMAT is {json.dumps(asked)}; it may be {' or '.join(FORMATS)}")
     return asked
 
 
@@ -42,7 +37,7 @@ def configure(asked: str = "") -> None:
     Where none is asked for: JSON, unless a person is watching.
 
     Raises:
-        FormatError: there is none of that name.
+        SettingError: there is none of that name.
     """
     watched = sys.stderr.isatty() and asked != "json"
     as_text = checked(asked) == "text" or watched

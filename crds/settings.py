@@ -1,6 +1,6 @@
 """Reads what an administrator set in the environment of a process. Pure.
 
-Called by the mains, and by `operator/agent_settings` for what has a meaning of its own.
+Called by the mains, by `operator/agent_settings` for what the agents are given, and by `logs`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HIGHEST_PORT = 65535
+# Of a module in a node's store, from 1 on: semodule(8).
+HIGHEST_PRIORITY = 999
 
 
 class SettingError(Exception):
@@ -30,8 +32,15 @@ def whole_number(environ: Mapping[str, str], name: str, default: int, *, highest
         SettingError: it is no such number.
     """
     text = environ.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit()) or int(text) > highest:
-        raise SettingError(f"{name}: {text!r} is no number from 0 to {highest}")
+    return number(name, text, 0, highest) if text else default
+
+
+def number(name: str, text: str, lowest: int, highest: int) -> int:
+    """Return the whole number that a text is, for the variable of that name.
+
+    Raises:
+        SettingError: it is none within these bounds.
+    """
+    if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= highest:
+        raise SettingError(f"{name}: {text!r} is no number from {lowest} to {highest}")
     return int(text)

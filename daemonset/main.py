@@ -27,7 +27,7 @@ from .host import KUBELET, ROOT, Host
 from .metrics import Metrics
 from .seccomp import Seccomp
 from .selinux import SELinux
-from .semodule import HIGHEST_PRIORITY, PRIORITY, Store
+from .semodule import PRIORITY, Store
 from .way import NoWayError, of_pod
 
 
@@ -113,8 +113,10 @@ def main() -> int:
     try:
         logs.configure(os.environ.get("LOG_FORMAT", ""))
         port, asked_at = settings.port(os.environ, "HEALTH_PORT", 9797), _asked_at()
-        priority = settings.whole_number(os.environ, "SELINUX_PRIORITY", PRIORITY, highest=HIGHEST_PRIORITY)
-    except (logs.FormatError, settings.SettingError) as error:
+        priority = settings.whole_number(
+            os.environ, "SELINUX_PRIORITY", PRIORITY, highest=settings.HIGHEST_PRIORITY
+        )
+    except settings.SettingError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     node = os.environ.get("NODE_NAME", "")

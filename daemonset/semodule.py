@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 # Of one run: it links the whole policy of the node anew.
 LIMITS = Limits(seconds=300, cpu_seconds=240, memory=2 << 30)
-PRIORITY, HIGHEST_PRIORITY = 400, 999
+PRIORITY = 400
 # Who commits a change puts a new store in the place of the old one by two renames: in between there is none.
 _READS, _READ_AGAIN_SECONDS = 5, 0.01
 _STORE_ROOT = re.compile(r"^\s*store-root\s*=\s*(/\S+)\s*$", re.MULTILINE)

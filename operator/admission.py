@@ -85,7 +85,7 @@ def main() -> int:
     try:
         logs.configure(os.environ.get("LOG_FORMAT", ""))
         asyncio.run(run())
-    except (logs.FormatError, settings.SettingError) as error:
+    except settings.SettingError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except ConfigError as error:

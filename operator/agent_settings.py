@@ -11,14 +11,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..crds import logs, names
-from ..crds.settings import SettingError
+from ..crds import logs, names, settings
+from ..crds.settings import HIGHEST_PORT, HIGHEST_PRIORITY, SettingError
 
 OS = "kubernetes.io/os"
 LINUX = "linux"
-# From 1 to 999: semodule(8).
-_HIGHEST_PRIORITY = 999
-_HIGHEST_PORT = 65535
 
 # A quantity of Kubernetes, without its exponents: 10m, 64Mi, 1.5Gi.
 Quantity = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)?([numkMGTPE]|[KMGTPE]i)?$")]
@@ -129,33 +126,16 @@ def on_nodes(environment: Mapping[str, str]) -> OnNodes:
         raise SettingError(f"KUBELET_DIR: {kubelet!r} is no absolute path")
 
     def number(name: str, otherwise: int, lowest: int, highest: int) -> int:
-        return _number(name, environment.get(name, str(otherwise)), lowest, highest)
+        return settings.number(name, environment.get(name, str(otherwise)), lowest, highest)
 
     return OnNodes(
-        health_port=number("AGENT_HEALTH_PORT", default.health_port, 1, _HIGHEST_PORT),
+        health_port=number("AGENT_HEALTH_PORT", default.health_port, 1, HIGHEST_PORT),
         kubelet=kubelet,
-        priority=number("SELINUX_PRIORITY", default.priority, 1, _HIGHEST_PRIORITY),
+        priority=number("SELINUX_PRIORITY", default.priority, 1, HIGHEST_PRIORITY),
         pods=_pods(environment.get("AGENT_PODS", "{}")),
-        metrics_port=number("AGENT_METRICS_PORT", default.metrics_port, 0, _HIGHEST_PORT),
-        log_format=_log_format(environment.get("LOG_FORMAT", default.log_format)),
+        metrics_port=number("AGENT_METRICS_PORT", default.metrics_port, 0, HIGHEST_PORT),
+        log_format=logs.checked(environment.get("LOG_FORMAT", default.log_format)),
     )
-
-
-def _number(name: str, text: str, lowest: int, highest: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = lowest - 1
-    if not lowest <= number <= highest:
-        raise SettingError(f"{name}: {text!r} is no number from {lowest} to {highest}")
-    return number
-
-
-def _log_format(text: str) -> str:
-    try:
-        return logs.checked(text)
-    except logs.FormatError as error:
-        raise SettingError(str(error)) from error
 
 
 def _pods(text: str) -> Pods:

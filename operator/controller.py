@@ -372,15 +372,9 @@ class Controller(Loop[OperatorsCluster]):
         Raises:
             BusyFault: the API server has no time.
         """
-        for write in writes:
-            try:
-                await self.carry_out([write])
-            except BusyFault:
-                raise
-            except ClusterFault as fault:
-                log.warning("will try again", what=type(write).__name__, pod=write.pod, message=fault.message)
-                self.gates.was_refused(write, self.clock())
-            await self.let_others()
+        async for write, fault in self.refusals(writes):
+            log.warning("will try again", what=type(write).__name__, pod=write.pod, message=fault.message)
+            self.gates.was_refused(write, self.clock())
 
     async def _look_for_missed(self) -> None:
         """Tell of pods that nobody gated, when there is reason to look for some, until cancelled."""

@@ -11,7 +11,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -60,6 +60,7 @@ BESIDE = ("watch", "certificate")
 
 
 C = TypeVar("C", bound=Cluster)
+W = TypeVar("W", bound=Write)
 
 
 @dataclass
@@ -404,15 +405,22 @@ class Loop(Generic[C]):
         Raises:
             BusyFault: the API server has no time, for the others neither.
         """
-        faults: list[ClusterFault] = []
+        return [fault async for _, fault in self.refusals(writes)]
+
+    async def refusals(self, writes: Iterable[W]) -> AsyncIterator[tuple[W, ClusterFault]]:
+        """Do the same; yield each that the API did not take, as soon as that is known.
+
+        Raises:
+            BusyFault: the API server has no time, for the others neither.
+        """
         for write in writes:
             try:
                 await self.carry_out([write])
             except BusyFault:
                 raise
             except ClusterFault as fault:
-                faults.append(fault)
-        return faults
+                yield write, fault
+            await self.let_others()
 
 
 # What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.

@@ -13,7 +13,6 @@ from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
 from ..crds import logs, metrics, settings
-from ..crds.settings import SettingError
 from . import handlers, probes
 from .agent_settings import on_nodes
 from .controller import Controller
@@ -75,7 +74,7 @@ def main() -> int:
     except ConfigError as error:
         sys.stderr.write(f"no way to reach the API server: {error}\n")
         return 2
-    except (logs.FormatError, SettingError) as error:
+    except settings.SettingError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0

@@ -7,7 +7,7 @@ is refused is the namespace's to say.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..crds.models import SecurityProfile
@@ -54,15 +54,10 @@ def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unk
     if gating.is_of_no_concern(pod):
         return PodAnswer()
     found = gating.find(pod, known.profiles, known.owners)
-    missing = _missing(found.unknown, known.profiles)
-    if missing and deny_unknown:
-        return PodAnswer(refused="; ".join(missing))
-    waits = found.waits_for
-    told = (f"the pod is not scheduled before a node holds {_listed(waits)}",) if waits else ()
     wanted = gating.requirements(found.managed.values(), known.lacking)
-    return PodAnswer(
-        warnings=cut(told + missing), patch=tuple(gating.patch(raw, waits_for=waits, wanted=wanted))
-    )
+    changes = gating.patch(raw, waits_for=found.waits_for, wanted=wanted)
+    said = _said(found, known, "the pod is not scheduled before a node holds", deny_unknown=deny_unknown)
+    return said if said.refused else replace(said, patch=tuple(changes))
 
 
 def may_be_early(pod: PodObject, known: Known) -> bool:
@@ -82,12 +77,17 @@ def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_un
     new = {one.name for one in pod.spec.ephemeral_containers or ()} - there
     names = [one for one in named(pod) if one.container in new]
     found = gating.find_named(names, known.profiles, known.owners)
+    # it has its node, and waits for nothing: its kubelet tries again until the profile is there
+    until = "the container fails to start until the pod's node holds"
+    return _said(found, known, until, deny_unknown=deny_unknown)
+
+
+def _said(found: gating.Found, known: Known, until: str, *, deny_unknown: bool) -> PodAnswer:
+    """Return what is said of profiles; `until`: what does not come about before they are Available."""
     missing = _missing(found.unknown, known.profiles)
     if missing and deny_unknown:
         return PodAnswer(refused="; ".join(missing))
-    # It has its node, and waits for nothing: its kubelet tries again until the profile is there.
-    waits = found.waits_for
-    told = (f"the container fails to start until the pod's node holds {_listed(waits)}",) if waits else ()
+    told = (f"{until} {_listed(found.waits_for)}",) if found.waits_for else ()
     return PodAnswer(warnings=cut(told + missing))
 
 

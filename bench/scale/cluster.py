@@ -287,10 +287,7 @@ class Cluster:
             )
 
     def knows_all(self) -> bool:
-        """Return whether the program that was started last has read everything: its log tells of that.
-
-        Its probe would tell up to ten seconds late, for kopf remembers answers.
-        """
+        """Return whether the program that was started last has read everything: its log tells of that."""
         with self.log(self.started).open("rb") as log:
             log.seek(self.started_at)
             return b'"event": "listed"' in log.read()

@@ -69,16 +69,21 @@ def test_a_value_can_be_read_back(value: str):
     assert (json.loads(written) if written.startswith('"') else written) == value
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str):
-    run = subprocess.run(
+def started(module: str, name: str, value: str) -> subprocess.CompletedProcess[str]:
+    """Return how a program ends, and what it says, with one variable in its environment."""
+    return subprocess.run(
         [sys.executable, "-m", module],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={"LOG_FORMAT": "xml", "NODE_NAME": "n", "PATH": "/usr/bin"},
+        env={name: value, "NODE_NAME": "n", "PATH": "/usr/bin"},
     )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str):
+    run = started(module, "LOG_FORMAT", "xml")
     assert (run.returncode, run.stderr) == (2, 'LOG_FORMAT is "xml"; it may be json or text\n')
 
 
@@ -94,13 +99,6 @@ def test_a_format_that_there_is_not_is_refused_before_anything_else(module: str)
     ],
 )
 def test_a_number_that_is_none_is_told_in_one_line(module: str, name: str, value: str):
-    run = subprocess.run(
-        [sys.executable, "-m", module],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={name: value, "NODE_NAME": "n", "PATH": "/usr/bin"},
-    )
+    run = started(module, name, value)
     highest = 999 if name == "SELINUX_PRIORITY" else 65535
     assert (run.returncode, run.stderr) == (2, f"{name}: {value!r} is no number from 0 to {highest}\n")
