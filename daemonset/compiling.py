@@ -20,8 +20,11 @@ from .plan import Key, Load
 
 # Texts compiled at once: the node's processors are its pods'.
 AT_ONCE = 2
-# How long what is compiled waits for what still is, so that both go into the kernel in one run.
+# How long what is compiled waits for what still is, so that both go into the kernel in one go.
 GATHER_SECONDS = 0.25
+# Where many still are, so long for each of them, and no longer than that: after each go all that is held is
+# looked at, and told.
+GATHER_EACH_SECONDS, LONGEST_GATHER_SECONDS = 0.05, 1.0
 
 
 @dataclass
@@ -66,7 +69,10 @@ class Compiling:
         """Return when `take` will give what is ready (monotonic seconds); infinity where nothing is."""
         if not self.ready:
             return float("inf")
-        return self.since + GATHER_SECONDS if self.tasks else self.since
+        if not self.tasks:
+            return self.since
+        many = min(GATHER_EACH_SECONDS * len(self.tasks), LONGEST_GATHER_SECONDS)
+        return self.since + max(GATHER_SECONDS, many)
 
     def close(self) -> None:
         """End whatever is being compiled."""

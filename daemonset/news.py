@@ -36,7 +36,11 @@ class News:
 
     def is_burst(self, now: float) -> bool:
         """Return whether more news is to be expected: it poured in, and not for long there was none."""
-        return self.in_a_row >= BURST and now < self.looked_at + self.distance
+        return now < self.burst_until()
+
+    def burst_until(self) -> float:
+        """Return until when more is to be expected if nothing comes; minus infinity where it is no burst."""
+        return self.looked_at + self.distance if self.in_a_row >= BURST else float("-inf")
 
     def looked(self, now: float, due: float) -> None:
         """Take note of a look that was due then.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -58,6 +59,9 @@ LOOK_SECONDS = 60.0
 LONGEST_QUIET = 6
 # The first report waits this long for the slowest backend: two writes would delay what the second tells.
 FIRST_SECONDS = 2.0
+# What is loaded is recorded when nothing else is about to be loaded, and so much later at the latest: a
+# record costs about as much as a load does, and pods wait for loads.
+RECORD_SECONDS = 30.0
 
 
 class Look(NamedTuple):
@@ -89,6 +93,8 @@ class Reconciler:
         section: what there is to report; None before anything was read.
         counts: is told what is done.
         left: how many steps the last round left to be done.
+        record_by: until when records wait for loads at most (monotonic seconds).
+        records_at: until when they do by the last look.
     """
 
     host: Host
@@ -116,6 +122,8 @@ class Reconciler:
     pending: frozenset[Key] = frozenset()
     grown_at: float = 0.0
     pending_at: float = 0.0
+    record_by: float = 0.0
+    records_at: float = 0.0
 
     def __post_init__(self) -> None:
         """Know of no revision yet."""
@@ -220,7 +228,8 @@ class Reconciler:
             self.refused = {
                 key: one
                 for key, one in self.refused.items()
-                if _still_matters(key, decided, self.revisions.by_name)
+                # what is not recorded is planned for nothing else yet
+                if key.profile in self.unrecorded or _still_matters(key, decided, self.revisions.by_name)
             }
             compiling.want([step for step in decided.steps if isinstance(step, Load)])
             away = [step for step in decided.steps if not isinstance(step, Load | Persist)]
@@ -228,7 +237,9 @@ class Reconciler:
             acted: list[Step] = []
             if self._is_quiet(frozenset(keys)):
                 acted = await self._carry_out(away, compiling.take())
-            recorded = [] if acted else await self._persist(decided)
+            self.records_at = self._records_wait_until(compiling)
+            loads_first = time.monotonic() < self.records_at
+            recorded = [] if acted else await self._persist(decided, released_only=loads_first)
             self.alive_at = time.monotonic()
             self._stop_repeating([*acted, *recorded], done)
             self.untidy = self.untidy or bool(acted or recorded)
@@ -240,6 +251,15 @@ class Reconciler:
                 self._tell(look)  # what is loaded does not wait for the disk
         self._tidy(compiling)
         return look
+
+    def _records_wait_until(self, compiling: Compiling) -> float:
+        """Return until when what is loaded is not recorded yet, because more is about to be loaded.
+
+        A text that took too long before is not waited for: it may do so again.
+        """
+        if not compiling.slow.issuperset(compiling.tasks):
+            return self.record_by
+        return min(self.record_by, self.news.burst_until())
 
     def _is_all(self, decided: Plan, recorded: Collection[Persist]) -> bool:
         """Return whether what was recorded is all that there was to do, and nothing else came up.
@@ -277,9 +297,11 @@ class Reconciler:
 
     def _next(self, compiling: Compiling) -> float:
         """Return when there is something to do though nothing happens (monotonic seconds)."""
+        # A time that is over came after the last round looked at it.
+        record = self.records_at if self.left and self.records_at > self.looked_at else math.inf
         if not self.pending:
-            return compiling.due()
-        return max(compiling.due() if compiling.ready else 0.0, self._quiet_at())
+            return min(compiling.due(), record)
+        return min(max(compiling.due() if compiling.ready else 0.0, self._quiet_at()), record)
 
     async def _carry_out(
         self, away: Sequence[Prune | Remove | Release], ready: Sequence[Prepared]
@@ -323,11 +345,14 @@ class Reconciler:
         finally:
             late.cancel()
 
-    async def _persist(self, decided: Plan) -> list[Persist]:
-        """Record what was loaded, until something more urgent comes up; return what was done."""
+    async def _persist(self, decided: Plan, *, released_only: bool) -> list[Persist]:
+        """Record what was loaded, until something more urgent comes up; return what was done.
+
+        What was released does not wait: by the record before, whoever starts again would confine its tasks.
+        """
         done: list[Persist] = []
         for step in decided.steps:
-            if not isinstance(step, Persist):
+            if not isinstance(step, Persist) or (released_only and not step.holding.released):
                 continue
             try:
                 await self.backend.persist(step)
@@ -382,6 +407,8 @@ class Reconciler:
         log.info("done", step=key.kind, profile=key.profile, revision=key.revision)
 
     def _hold(self, holding: Holding) -> None:
+        if not self.unrecorded:
+            self.record_by = time.monotonic() + RECORD_SECONDS
         self.holdings[holding.profile] = holding
         self.unrecorded.add(holding.profile)
 

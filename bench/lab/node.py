@@ -98,6 +98,7 @@ def _agent() -> list[Figure]:
     for number in range(LOADS, HELD):
         apply(_on_node(f"held-{number:03}", first=False))
     eventually(lambda: _held() >= HELD, within=LONGEST_SECONDS)
+    peak = _peak()
     before = _ticks()
     time.sleep(IDLE_SECONDS)
     share = (_ticks() - before) / 100 / IDLE_SECONDS * 100
@@ -112,6 +113,7 @@ def _agent() -> list[Figure]:
     ok(kubectl("label", "node", NODE, "bench-"))
     return [
         Figure("agent-rss", f"agent's memory, {HELD} profiles", resident, "MiB", goal=45),
+        Figure("agent-peak", f"most that the agent's pod took while it loaded {HELD} profiles", peak, "MiB"),
         Figure("agent-rss-fresh", f"agent's memory after a start, {HELD} profiles", fresh, "MiB", goal=45),
         Figure("agent-cpu", f"agent's processor share, idle for {IDLE_SECONDS} s", share, "%", goal=0.1),
         Figure(
@@ -136,6 +138,12 @@ def _held() -> int:
 def _resident() -> float:
     said = on_node(NODE, "sh", "-c", f"grep VmRSS /proc/$({_PID})/status")
     return int(said.split()[1]) / 1024
+
+
+def _peak() -> float:
+    """Return the most memory that the agent's container had: parsers and page cache count (cgroup v2)."""
+    group = f"/sys/fs/cgroup$(sed 's/^0:://' /proc/$({_PID})/cgroup)"
+    return int(on_node(NODE, "sh", "-c", f"cat {group}/memory.peak")) / (1 << 20)
 
 
 def _ticks() -> int:

@@ -32,9 +32,9 @@ from hauberk.daemonset.cache import Cache
 from hauberk.daemonset.cluster import Cluster, NodeObject
 from hauberk.daemonset.compiling import Compiling
 from hauberk.daemonset.drift import REPAIRS
-from hauberk.daemonset.holdings import Records
-from hauberk.daemonset.plan import Key
-from hauberk.daemonset.reconciler import Refused
+from hauberk.daemonset.holdings import Holding, Records
+from hauberk.daemonset.plan import Key, Prune
+from hauberk.daemonset.reconciler import RECORD_SECONDS, Reconciler, Refused
 
 from tests.unit.node import Loader, Newer, NodeHost, Tree
 
@@ -152,6 +152,44 @@ async def test_what_is_wanted_is_loaded_in_one_run_recorded_and_reported(node: N
     runs = len(node.tree.runs)
     await node.settle()
     assert len(node.tree.runs) == runs
+
+
+async def test_records_wait_for_what_is_about_to_be_loaded_but_not_for_long(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+):
+    """A record costs the parser a run as well: of many profiles the last would be loaded twice as late."""
+    slow, compile_one = asyncio.Event(), Loader.compile
+
+    async def held_up(self: Loader, text: str, mode: str) -> bytes:
+        if "q" in text:
+            await slow.wait()
+        return await compile_one(self, text, mode)
+
+    monkeypatch.setattr(Loader, "compile", held_up)
+    recorded = Records(node.tree.host, "apparmor")
+    q = revision("q", text="profile q { file, }")
+    node.shows(revision("p"), q)
+
+    async def until_loaded(name: str) -> None:
+        async with asyncio.timeout(5):
+            while not (node.agent.profile_node and name in node.profiles):
+                await node.loop.reconcile(node.compiling)
+                node.loop._tell(node.loop._planned())
+                await asyncio.sleep(0.05)
+
+    await until_loaded("p")
+    await node.loop.reconcile(node.compiling)
+    assert recorded.read()[0] == {}
+    assert [one.profile for one in recorded.announced()] == ["p"]  # whoever starts again knows of it
+    assert node.loop._next(node.compiling) == node.loop.record_by
+    assert time.monotonic() < node.loop.record_by < time.monotonic() + RECORD_SECONDS
+    node.loop.record_by = time.monotonic()  # it takes too long
+    await node.loop.reconcile(node.compiling)
+    assert [*recorded.read()[0]] == ["p"]
+    slow.set()
+    await until_loaded("q")
+    await node.settle()
+    assert sorted(recorded.read()[0]) == ["p", "q"]
 
 
 async def test_until_all_is_known_nothing_is_loaded_unloaded_or_reported(node: Node):
@@ -349,6 +387,40 @@ async def test_by_force_what_is_in_use_is_released_and_goes_with_its_last_task(n
     await node.settle()
     assert node.tree.names == set()
     assert Records(node.tree.host, "apparmor").read() == ({}, [])
+
+
+def never(_: Reconciler, __: Compiling) -> float:
+    """Stands for when records need not wait any longer."""
+    return float("inf")
+
+
+async def test_what_can_not_go_is_tried_once_though_records_wait(node: Node, monkeypatch: pytest.MonkeyPatch):
+    """Each text that is compiled in a burst would have it tried again, and told of."""
+    await node.given(revision(text="profile p { file, profile child { file, } }"))
+    node.tree.task(7, "p//child (enforce)")
+    tried: list[str] = []
+    carry_out = AppArmor.prune
+
+    async def prune(self: AppArmor, step: Prune) -> Holding:
+        tried.append(step.holding.profile)
+        return await carry_out(self, step)
+
+    monkeypatch.setattr(AppArmor, "prune", prune)
+    monkeypatch.setattr(Reconciler, "_records_wait_until", never)
+    await node.given(revision(digest="d2", sequence=2))
+    for _ in range(3):
+        await node.loop.reconcile(node.compiling)
+    assert tried == ["p"]
+
+
+async def test_what_was_released_is_recorded_though_records_wait(node: Node, monkeypatch: pytest.MonkeyPatch):
+    """By the record before, an agent that starts again would confine the tasks that were let go."""
+    await node.given(revision())
+    node.tree.task(7, "p (enforce)")
+    monkeypatch.setattr(Reconciler, "_records_wait_until", never)
+    node.shows(revision(withdrawn=True, force=True))
+    await node.loop.reconcile(node.compiling)
+    assert Records(node.tree.host, "apparmor").read()[0]["p"].released
 
 
 async def test_what_was_released_stays_released_over_the_agents_end(node: Node):

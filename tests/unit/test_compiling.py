@@ -17,7 +17,7 @@ from hauberk.crds.reasons import Reason
 from hauberk.daemonset import compiling as module
 from hauberk.daemonset.apparmor import CompiledText
 from hauberk.daemonset.cache import Compiled
-from hauberk.daemonset.compiling import AT_ONCE, GATHER_SECONDS, Compiling
+from hauberk.daemonset.compiling import AT_ONCE, GATHER_SECONDS, LONGEST_GATHER_SECONDS, Compiling
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.plan import Key, Load
 from hypothesis import given, settings
@@ -136,6 +136,17 @@ async def test_what_is_ready_waits_for_what_is_about_to_be(bench: Bench, clock: 
     bench.finish("b")
     await bench.until("b")
     assert bench.taken() == ["a", "b"]
+
+
+async def test_where_many_are_about_to_be_more_of_them_go_together(bench: Bench, clock: Clock):
+    names = [f"p{number}" for number in range(101)]
+    bench.compiling.want([step(name) for name in names])
+    bench.finish(names[0])
+    await bench.until(names[0])
+    assert bench.compiling.due() == clock.now + LONGEST_GATHER_SECONDS
+    bench.finish(*names[1:-1])
+    await bench.until(*names[:-1])
+    assert bench.compiling.due() == clock.now + GATHER_SECONDS
 
 
 async def test_a_text_that_never_ends_holds_up_nobody_for_longer(bench: Bench):
@@ -331,6 +342,7 @@ def test_every_wanted_text_ends_up_ready_or_failed_and_once(
 def test_the_gathering_is_short():
     """It is added to the time that every profile takes to be loaded."""
     assert module.GATHER_SECONDS <= 0.5
+    assert module.LONGEST_GATHER_SECONDS <= 1.0  # where that alone takes many times longer
 
 
 async def test_what_is_found_compiled_waits_for_no_slot():
