@@ -466,6 +466,11 @@ class NodeStatus(Model, frozen=True, kw_only=True, dict=True):
         all_three = {APPARMOR: self.app_armor, SELINUX: self.selinux, SECCOMP: self.seccomp}
         return {kind: one for kind, one in all_three.items() if one is not None}
 
+    @cached_property
+    def has_repairs(self) -> bool:
+        """Return whether an agent tells of repairs: few do, and all are asked."""
+        return any(one.repairs for one in self.sections.values())
+
 
 class ProfileNode(Model, frozen=True, kw_only=True, omit_defaults=False):
     """One node, named after it and owned by it."""

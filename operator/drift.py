@@ -30,6 +30,7 @@ def counts(snapshot: Snapshot) -> dict[tuple[str, str, str], int]:
     return {
         (node, kind, profile): repairs.count
         for node, report in snapshot.reports.items()
+        if report.status.has_repairs
         for kind, section in report.status.sections.items()
         for profile, repairs in section.repairs.items()
     }

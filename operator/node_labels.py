@@ -28,15 +28,17 @@ def node_labels(snapshot: Snapshot) -> list[LabelNode]:
 
 
 def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
-    modules: dict[int, dict[str, str | None]] = {}  # nodes that are alike share their facts' object
+    made: dict[tuple[int, bool], dict[str, str | None]] = {}  # nodes that are alike share their facts' object
     for name, node in sorted(snapshot.nodes.items()):
         report = snapshot.reports.get(name)
         if report is None or not node.has_kernel or not report.status.facts.lsms:
             continue
-        facts = report.status.facts
-        of_modules = modules.get(id(facts)) or modules.setdefault(id(facts), _of_modules(facts))
-        wanted = of_modules | {LABEL_AGENT: _agent(report, asked=asked)}
-        differing = {key: value for key, value in wanted.items() if node.labels.get(key) != value}
+        facts, needed = report.status.facts, asked or _holds(report)
+        wanted = made.get((id(facts), needed))
+        if wanted is None:
+            wanted = made[id(facts), needed] = _wanted(facts, needed=needed)
+        there = node.labels
+        differing = {key: value for key, value in wanted.items() if there.get(key) != value}
         if differing and _is_current(report, node):
             yield LabelNode(name, differing)
 
@@ -46,16 +48,19 @@ def _is_current(report: ProfileNode, node: NodeView) -> bool:
     return bool(node.boot_id) and node.boot_id == report.status.boot_id
 
 
-def _of_modules(facts: Facts) -> dict[str, str | None]:
-    return {label: HAS if supports(facts, module) else LACKS for module, label in LABEL_LSM.items()}
+def _wanted(facts: Facts, *, needed: bool) -> dict[str, str | None]:
+    """Return the labels of a node; `needed`: where it has SELinux, the agent of that."""
+    modules = {label: HAS if supports(facts, module) else LACKS for module, label in LABEL_LSM.items()}
+    return modules | {LABEL_AGENT: AGENT_OF_SELINUX if needed and supports(facts, SELINUX) else None}
 
 
-def _agent(report: ProfileNode, *, asked: bool) -> str | None:
-    if not supports(report.status.facts, SELINUX):
-        return None
-    # What was released, by force, is no profile of a revision's: a problem tells of it until it is gone.
-    sections = report.status.sections
-    held = any(
-        one.profiles or one.problems or one.orphans for kind, one in sections.items() if kind in _NEEDING
+def _holds(report: ProfileNode) -> bool:
+    """Return whether a node has something of the types that need SELinux' agent.
+
+    What was released, by force, is no profile of a revision's: a problem tells of it until it is gone.
+    """
+    status = report.status
+    return any(
+        one is not None and (one.profiles or one.problems or one.orphans)
+        for one in (status.selinux, status.seccomp)
     )
-    return AGENT_OF_SELINUX if asked or held else None
