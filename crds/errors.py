@@ -36,6 +36,10 @@ class ClusterFault(Fault):
     """The API or the cluster is at fault: temporary, retried with backoff and jitter."""
 
 
+class RefusedFault(ClusterFault):
+    """The API refused one object: what is written of others may well be taken."""
+
+
 class BusyFault(ClusterFault):
     """The API server has no time for this process now: nothing else is asked of it meanwhile.
 

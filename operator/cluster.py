@@ -22,7 +22,7 @@ from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.types import PatchType
 
-from ..crds.errors import BusyFault, ClusterFault
+from ..crds.errors import BusyFault, ClusterFault, RefusedFault
 from ..crds.metrics import API_WRITES, Counts, Uncounted, result_of
 from ..crds.names import (
     AGENT_COMPONENT,
@@ -48,6 +48,9 @@ Nodes = create_global_resource("", "v1", "Node", "nodes")
 Pods = create_namespaced_resource("", "v1", "Pod", "pods")
 
 FORBIDDEN, NOT_FOUND, CONFLICT, GONE, BUSY = 403, 404, 409, 410, 429
+# What is said of the process that asks, or of the time, and not of the object.
+_OF_ALL = (401, 408, GONE, BUSY)
+_WEBHOOK = "failed calling webhook"
 # A thousand Nodes are some 15 MB of JSON, and five times that as objects: never all at once. Where the API
 # server has forgotten the rest of a list meanwhile (410), that can't be read, and `loop` begins it again.
 PAGE = 100
@@ -295,7 +298,19 @@ def fault(what: str, error: Exception) -> ClusterFault:
     seconds = asked_to_wait(error)
     if seconds is not None:
         return BusyFault(Reason.PROGRESSING, f"{what}: {why}", seconds)
+    if isinstance(error, ApiError) and _is_of_the_object(error):
+        return RefusedFault(Reason.PROGRESSING, f"{what}: {why}")
     return ClusterFault(Reason.PROGRESSING, f"{what}: {why}")
+
+
+def _is_of_the_object(error: ApiError) -> bool:
+    """Return whether the API refused what it was asked, and may take the same of another object.
+
+    Somebody's webhook that can't be asked is told of as an error of the API server's own
+    (apiserver, `webhook/errors`), and is asked of some objects only.
+    """
+    code, message = error.status.code or 0, error.status.message or ""
+    return (400 <= code < 500 and code not in _OF_ALL) or (code == 500 and _WEBHOOK in message)
 
 
 def asked_to_wait(error: Exception) -> float | None:

@@ -12,13 +12,13 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 import tenacity
 
-from ..crds.errors import BusyFault, ClusterFault
+from ..crds.errors import BusyFault, ClusterFault, RefusedFault
 from ..crds.metrics import Reading
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
@@ -31,7 +31,7 @@ from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
 from .finalizers import finalizers
 from .gates import Gates, Key, pod_of
-from .gating import holders, is_gated
+from .gating import Known, is_gated
 from .loop import RETRY_SECONDS, Loop
 from .missed import Absence, missed
 from .node_labels import node_labels
@@ -54,6 +54,7 @@ LEASE_SECONDS = 3.0
 FRESH_SECONDS = 0.5
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
 
+P = TypeVar("P", bound=OpenGate | TellOfPod)
 Made = tuple[SecurityProfile, Rollout, ProfileStatus]
 
 
@@ -200,7 +201,7 @@ class Controller(Loop[OperatorsCluster]):
         labels = node_labels(snapshot)
         faults += await self.carry_out_each(labels)
         faults += await self.carry_out_each(untaints(snapshot, {one.node for one in labels}))
-        await self._write_of_pods(self.gates.tellings(self.profiles, self.revisions, self.clock()))
+        await self._write_of_pods(self.gates.tellings(self._known(), self.clock()))
         self.wake_by(self.gates.due)
         await self._keep_daemonsets()
         if faults:
@@ -270,8 +271,15 @@ class Controller(Loop[OperatorsCluster]):
             if profile and profile.spec.type == one.type:
                 # an agent that started again counts from one
                 new = one.count - last if one.count > last else one.count
-                key = (one.type, one.profile)
-                await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+                key, event = (one.type, one.profile), (Reason.DRIFT_REPAIRED, one.profile)
+                if self.is_left_alone(event):
+                    continue
+                try:
+                    await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+                except RefusedFault as fault:
+                    self.was_refused(event, fault, profile=one.profile)
+                    continue
+                self.backoffs.taken(event)
                 self.repaired[key] = self.repaired.get(key, 0) + new
             self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
@@ -302,7 +310,7 @@ class Controller(Loop[OperatorsCluster]):
             return
         for pod in gated:
             try:
-                await self.carry_out([OpenGate(pod)])
+                await self.carry_out([OpenGate(pod, because="Hauberk is being uninstalled")])
             except ClusterFault as fault:
                 log.warning("a pod stays gated", pod=pod, message=fault.message)
 
@@ -364,17 +372,26 @@ class Controller(Loop[OperatorsCluster]):
         Raises:
             BusyFault: the API server has no time.
         """
-        await self._write_of_pods(self.gates.openings(self.profiles, self.revisions, self.clock()))
+        await self._write_of_pods(self.gates.openings(self._known(), self.clock()))
 
-    async def _write_of_pods(self, writes: Iterable[OpenGate | TellOfPod]) -> None:
+    def _known(self) -> Known:
+        """Return what is known of profiles now, for pods that there are: their texts are not."""
+        return Known(self.profiles, revisions=self.revisions, reports=self.reports)
+
+    async def _write_of_pods(self, writes: Iterable[P]) -> list[P]:
         """Do writes of pods: who may make pods must not be able to hold up anything else by one of them.
+
+        Returns those that were taken.
 
         Raises:
             BusyFault: the API server has no time.
         """
-        async for write, fault in self.refusals(writes):
+        asked, refused = [*writes], set[int]()
+        async for write, fault in self.refusals(asked):
             log.warning("will try again", what=type(write).__name__, pod=write.pod, message=fault.message)
             self.gates.was_refused(write, self.clock())
+            refused.add(id(write))
+        return [one for one in asked if id(one) not in refused]
 
     async def _look_for_missed(self) -> None:
         """Tell of pods that nobody gated, when there is reason to look for some, until cancelled."""
@@ -396,16 +413,23 @@ class Controller(Loop[OperatorsCluster]):
         Raises:
             ClusterFault: the API can't be read, or has no time.
         """
-        began = self.clock()
-        owners = holders(self.profiles, self.revisions)
+        began, known = self.clock(), self._known()
         found: list[TellOfPod] = []
+        made = began
         async for pod in self.cluster.pods_past_the_gate():
-            if said := missed(pod, self.profiles, owners):
-                found.append(said)
+            if self.clock() - made > FRESH_SECONDS:  # what is known of profiles has to be of one moment
+                made, known = self.clock(), self._known()
+            try:
+                if said := missed(pod, known, self.nodes):
+                    found.append(said)
+            except Exception:
+                log.exception("bug", pod=pod_of(pod))
             await self.let_others()
-        await self._write_of_pods(found)
+        new = self.absence.news(found)
+        for write in await self._write_of_pods(new):
+            self.absence.was_told(write)
         self.absence.looked(began)
-        log.info("looked for pods that nobody gated", found=len(found))
+        log.info("looked for pods that nobody gated", found=len(found), new=len(new))
 
     def carried_out(self, write: Write) -> None:
         """Take note of what was done to a gated pod."""
@@ -446,7 +470,15 @@ class Controller(Loop[OperatorsCluster]):
                 settings_from(own, await self.cluster.own_deployment_uid(), self.on_nodes)
             )
         for name, manifest in self.manifests.items():
+            key = "DaemonSet", name
             if name not in self.applied or self.daemonsets.get(name) != self.applied[name]:
-                generation = await self.cluster.apply_daemonset(name, manifest)
+                if self.is_left_alone(key):
+                    continue
+                try:
+                    generation = await self.cluster.apply_daemonset(name, manifest)
+                except RefusedFault as fault:
+                    self.was_refused(key, fault, daemonset=name)
+                    continue
+                self.backoffs.taken(key)
                 self.applied[name] = self.daemonsets[name] = generation
                 log.info("agents", name=name, generation=generation, image=image_of(manifest))

@@ -10,18 +10,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..crds.models import ProfileRevision, SecurityProfile
 from ..crds.pods import PodObject
 from ..crds.reasons import Reason
-from .gating import awaited, cause, holders, is_gated
+from .backoffs import Backoffs
+from .gating import Known, awaited, cause, find, gated_for, is_gated
 from .writes import OpenGate, PodOf, TellOfPod
 
 # A pod that waits for longer than a profile usually takes is told of.
 PATIENCE_SECONDS = 5.0
 # Events in one round: what else is to be written comes first, and there may be many pods.
 EVENTS = 50
-# What the API does not take of one pod is tried again so much later: the first time, and at most.
-AGAIN_SECONDS = (1.0, 60.0)
 
 Key = tuple[str, str]
 
@@ -34,14 +32,14 @@ class Gates:
         pods: as they were seen last.
         since: when each was seen first, by its UID, in seconds that only go forward.
         told: what was said of each, by its UID.
-        refused: of those of which a write was not taken, how often in a row, and until when to leave it.
+        refused: what was not taken, by the kind of write and the pod's UID.
         due: when there will be something to write; infinity: not before something changes.
     """
 
     pods: dict[Key, PodObject] = field(default_factory=dict[Key, PodObject])
     since: dict[str, float] = field(default_factory=dict[str, float])
     told: dict[str, set[tuple[str, ...]]] = field(default_factory=dict[str, set[tuple[str, ...]]])
-    refused: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    refused: Backoffs[tuple[str, str]] = field(default_factory=Backoffs[tuple[str, str]])
     due: float = math.inf
 
     def listed(self, pods: Mapping[Key, PodObject], now: float) -> None:
@@ -54,14 +52,13 @@ class Gates:
         uids = {one.metadata.uid for one in self.pods.values()}
         self.since = {uid: self.since.get(uid, now) for uid in uids}
         self.told = {uid: said for uid, said in self.told.items() if uid in uids}
-        self.refused = {uid: tries for uid, tries in self.refused.items() if uid in uids}
 
     def changed(self, key: Key, pod: PodObject | None, now: float) -> None:
         """Take note of one that is another now, or gone (None)."""
         before = self.pods.pop(key, None)
         pod = pod if pod and is_gated(pod) else None
         if before and (pod is None or pod.metadata.uid != before.metadata.uid):
-            for memory in (self.since, self.told, self.refused):
+            for memory in (self.since, self.told):
                 memory.pop(before.metadata.uid, None)
         if pod is not None:
             self.pods[key] = pod
@@ -73,7 +70,7 @@ class Gates:
         there = self.pods.get(key)
         if there is None or there.metadata.uid != write.pod.uid:
             return
-        self.refused.pop(write.pod.uid, None)
+        self.refused.taken(_key(type(write), write.pod.uid))
         if isinstance(write, OpenGate):
             self.changed(key, None, 0.0)
         else:
@@ -81,39 +78,27 @@ class Gates:
 
     def was_refused(self, write: OpenGate | TellOfPod, now: float) -> None:
         """Take note of a write that was not taken: that pod is left alone for a while, and no other."""
-        tries = self.refused.get(write.pod.uid, (0, 0.0))[0]
-        first, longest = AGAIN_SECONDS
-        self.refused[write.pod.uid] = (tries + 1, now + min(first * 2.0 ** min(tries, 10), longest))
+        self.refused.refused(_key(type(write), write.pod.uid), now)
 
     def waiting(self) -> list[PodObject]:
         """Return the pods that wait."""
         return [one for one in self.pods.values() if one.metadata.deletion_timestamp is None]
 
-    def openings(
-        self,
-        profiles: Mapping[str, SecurityProfile],
-        revisions: Mapping[str, ProfileRevision],
-        now: float,
-    ) -> list[OpenGate]:
+    def openings(self, known: Known, now: float) -> list[OpenGate]:
         """Return the gates to open, the oldest pod's first."""
         return [
-            OpenGate(pod_of(pod))
-            for pod, names in self._waiting(profiles, revisions)
-            if not names and self._left_until(pod) <= now
+            OpenGate(pod_of(pod), because=opened_because(pod, known))
+            for pod, names in self._waiting(known)
+            if not names and self.refused.left_until(_key(OpenGate, pod.metadata.uid)) <= now
         ]
 
-    def tellings(
-        self,
-        profiles: Mapping[str, SecurityProfile],
-        revisions: Mapping[str, ProfileRevision],
-        now: float,
-    ) -> list[TellOfPod]:
+    def tellings(self, known: Known, now: float) -> list[TellOfPod]:
         """Return what to say of pods that wait: once for each cause, after a while."""
         found: list[TellOfPod] = []
         self.due = math.inf
-        for pod, names in self._waiting(profiles, revisions):
+        for pod, names in self._waiting(known):
             uid = pod.metadata.uid
-            at = self._left_until(pod)
+            at = self.refused.left_until(_key(TellOfPod if names else OpenGate, uid))
             if names:
                 at = max(at, self.since[uid] + PATIENCE_SECONDS)
             elif at <= now:
@@ -121,7 +106,7 @@ class Gates:
             if at > now:
                 self.due = min(self.due, at)
                 continue
-            causes = [cause(name, profiles) for name in names]
+            causes = [cause(name, known.profiles) for name in names]
             about = tuple(f"{name} {reason}" for name, (reason, _) in zip(names, causes, strict=True))
             if about in self.told.get(uid, ()):
                 continue
@@ -132,20 +117,22 @@ class Gates:
             found.append(TellOfPod(pod_of(pod), Reason.GATED, message, about))
         return found
 
-    def _left_until(self, pod: PodObject) -> float:
-        return self.refused.get(pod.metadata.uid, (0, 0.0))[1]
-
-    def _waiting(
-        self, profiles: Mapping[str, SecurityProfile], revisions: Mapping[str, ProfileRevision]
-    ) -> Iterator[tuple[PodObject, list[str]]]:
+    def _waiting(self, known: Known) -> Iterator[tuple[PodObject, list[str]]]:
         """Yield each pod with the SecurityProfiles that it waits for."""
-        if not self.pods:
-            return
-        owners = holders(profiles, revisions)
         pods = sorted(self.pods.items(), key=lambda one: (one[1].metadata.creation_timestamp, one[0]))
         for _, pod in pods:
             if pod.metadata.deletion_timestamp is None:
-                yield pod, awaited(pod, profiles, owners)
+                yield pod, awaited(pod, known)
+
+
+def _key(write: type[OpenGate | TellOfPod], uid: str) -> tuple[str, str]:
+    return write.__name__, uid
+
+
+def opened_because(pod: PodObject, known: Known) -> str:
+    """Return why nothing holds a pod back any more."""
+    names = sorted({*find(pod, known).managed, *gated_for(pod)})
+    return f"Available: {', '.join(names)}" if names else "it names no profile of Hauberk's"
 
 
 def pod_of(pod: PodObject) -> PodOf:

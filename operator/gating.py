@@ -10,19 +10,30 @@ Kubernetes' rules: pod scheduling readiness (KEP-3521), node affinity (`nodeaffi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from ..crds.declared import declares
 from ..crds.facts import supports
-from ..crds.models import NodeSelector, ProfileNode, ProfileRevision, SecurityProfile
+from ..crds.models import (
+    Condition,
+    NodeSelector,
+    ProfileNode,
+    ProfileRevision,
+    RevisionSpec,
+    SecurityProfile,
+)
 from ..crds.names import (
     APPARMOR,
     GATED_FOR,
     LABEL_GATED,
     LABEL_LSM,
     LACKS,
+    OF_OTHER_KIND,
     POD_GATE,
     PROTECTED,
     SECCOMP,
@@ -30,13 +41,91 @@ from ..crds.names import (
     seccomp_reference,
 )
 from ..crds.pods import MIRROR, Named, PodObject, named
+from ..crds.reasons import Reason
+from .snapshot import parse_time
 
 _GATED = "true"
 _TERMS = "requiredDuringSchedulingIgnoredDuringExecution"
 _SECCOMP_FOLDER, _, _SECCOMP_END = seccomp_reference("*").partition("*")
 
+# Whoever may make pods may write anything there: no more digits than a generation has.
+_GENERATION = re.compile(r"[0-9]{1,18}")
+# A condition of a SecurityProfile is first said when it is made, or a little later where much is to be done.
+_FIRST_SAID = timedelta(seconds=60)
 # SecurityProfiles by the type of their profiles and the name of one.
 Owners = Mapping[tuple[str, str], str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of profiles as a pod is looked at.
+
+    Attributes:
+        profiles: the SecurityProfiles by name.
+        owners: of the names that they define; None: who holds them by what is published.
+        lacking: the types of profiles that not all nodes can hold.
+        revisions: what of them is published.
+        reports: what nodes told.
+    """
+
+    profiles: Mapping[str, SecurityProfile]
+    owners: Owners | None = None
+    lacking: frozenset[str] = frozenset()
+    revisions: Mapping[str, ProfileRevision] = field(default_factory=dict[str, ProfileRevision])
+    reports: Mapping[str, ProfileNode] = field(default_factory=dict[str, ProfileNode])
+
+    @cached_property
+    def _own(self) -> Mapping[str, list[ProfileRevision]]:
+        found: dict[str, list[ProfileRevision]] = {}
+        for one in self.revisions.values():
+            owner = self.profiles.get(one.spec.profile)
+            if owner is not None and owner.metadata.uid == one.spec.profile_uid:
+                found.setdefault(one.spec.profile, []).append(one)
+        for several in found.values():
+            several.sort(key=lambda one: one.spec.placement.sequence, reverse=True)
+        return found
+
+    @cached_property
+    def published(self) -> Mapping[str, list[RevisionSpec]]:
+        """Return what is published of each SecurityProfile, by its name: the newest first."""
+        return {name: [one.spec for one in several] for name, several in self._own.items()}
+
+    def published_before(self, profile: str, since: str) -> list[RevisionSpec]:
+        """Return what of a SecurityProfile was published by a time (RFC 3339) and is there still."""
+        at = parse_time(since)
+        return [
+            one.spec
+            for one in self._own.get(profile, ())
+            if (made := one.metadata.creation_timestamp) and parse_time(made) <= at
+        ]
+
+    def held(self, profile: str, kind: str) -> frozenset[str]:
+        """Return the digests of what nodes hold of a SecurityProfile: looked up once."""
+        if profile not in self._held:
+            entries = (one.status.held(profile, kind) for one in self.reports.values())
+            digests = (one.revision.removesuffix(OF_OTHER_KIND) for one in entries)
+            self._held[profile] = frozenset(filter(None, digests))
+        return self._held[profile]
+
+    @cached_property
+    def _held(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    @cached_property
+    def holders(self) -> Owners:
+        """Return who holds each name: who holds one keeps it, so it is published for one at a time.
+
+        But for a moment, while it goes from one to another.
+        """
+        if self.owners is not None:
+            return self.owners
+        return {
+            (spec.type, name): profile
+            for profile, several in self.published.items()
+            for spec in several
+            for text in spec.content.texts
+            for name in text.names
+        }
 
 
 @dataclass(frozen=True)
@@ -47,65 +136,101 @@ class Found:
         managed: SecurityProfiles that define one of the names, by their own names.
         unknown: names that look like Hauberk's and that no SecurityProfile defines, or none any more.
         undefined: all names that no SecurityProfile defines yet, and one may.
+        newer: the managed ones of which something is published that does not define the name, and no node
+            is known to hold what does: each with the generation that first defines it.
     """
 
     managed: Mapping[str, SecurityProfile] = field(default_factory=dict[str, SecurityProfile])
     unknown: tuple[Named, ...] = ()
     undefined: tuple[Named, ...] = ()
+    newer: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def waits_for(self) -> list[str]:
-        """Return the SecurityProfiles that are not Available yet."""
-        return sorted(name for name, one in self.managed.items() if not is_available(one))
+        """Return the SecurityProfiles that are not Available yet, or not by the name that is meant."""
+        return sorted(
+            name for name, one in self.managed.items() if name in self.newer or not is_available(one)
+        )
+
+    @property
+    def gated_for(self) -> list[str]:
+        """Return what a pod's annotation says of that.
+
+        With the generation that first defines the name, where the SecurityProfile is Available by an earlier
+        one: who opens the gate may not have seen yet that there is a later one. And with the UID that this
+        generation is of: who deletes and makes the object anew begins to count anew.
+        """
+        return [
+            f"{name}:{self.newer[name]}:{_short(self.managed[name])}" if name in self.newer else name
+            for name in self.waits_for
+        ]
 
 
-def find(pod: PodObject, profiles: Mapping[str, SecurityProfile], owners: Owners) -> Found:
+def find(pod: PodObject, known: Known) -> Found:
     """Return what the profiles are that a pod names, as far as its containers are known."""
-    return find_named(named(pod), profiles, owners)
+    return find_named(named(pod), known)
 
 
-def find_named(names: Iterable[Named], profiles: Mapping[str, SecurityProfile], owners: Owners) -> Found:
+def find_named(names: Iterable[Named], known: Known) -> Found:
     """Return what the profiles of these names are.
 
     A SecurityProfile that is being deleted is none any more: nodes unload it.
     """
+    profiles = known.profiles
     managed: dict[str, SecurityProfile] = {}
     unknown: list[Named] = []
     undefined: list[Named] = []
+    newer: dict[str, int] = {}
     for one in names:
-        owner = _owner(one, profiles, owners)
+        owner = _owner(one, profiles, known.holders)
         if owner and owner.metadata.deletion_timestamp is None:
-            managed[owner.metadata.name] = owner
+            managed[(name := owner.metadata.name)] = owner
+            if not _is_by_name(one, owner, known):
+                newer[name] = max(newer.get(name, 0), _first_defined(one, owner, known))
         elif owner or _looks_like_ours(one) or namesake(one, profiles):
             unknown.append(one)
         elif one.type == APPARMOR and one.name not in PROTECTED:
             undefined.append(one)
         if owner is None and _looks_like_ours(one):
             undefined.append(one)
-    return Found(managed, tuple(unknown), tuple(undefined))
+    return Found(managed, tuple(unknown), tuple(undefined), newer)
+
+
+def _is_by_name(one: Named, profile: SecurityProfile, known: Known) -> bool:
+    """Return whether a SecurityProfile, if it is Available, is so for this one of its names.
+
+    While a revision goes out it is Available by an older one, which may not define all names of the new one.
+    """
+    said = _available(profile)
+    available = said is not None and said.status == "True"
+    if one.type == SECCOMP or (available and said is not None and said.reason == Reason.NO_NODES):
+        return True
+    revisions = known.published.get(profile.metadata.name, [])
+    defining = {spec.content.digest for spec in revisions if _defines(spec, one)}
+    if len(defining) == len(revisions):  # as nearly always: whichever it is, or will be
+        return True
+    return available and not defining.isdisjoint(known.held(profile.metadata.name, profile.spec.type))
+
+
+def _first_defined(one: Named, profile: SecurityProfile, known: Known) -> int:
+    """Return the generation by which a name is defined, which may not be published yet."""
+    revisions = known.published.get(profile.metadata.name, [])
+    sequences = [spec.placement.sequence for spec in revisions if _defines(spec, one)]
+    return min(sequences, default=profile.metadata.generation)
+
+
+def _defines(spec: RevisionSpec, one: Named) -> bool:
+    return any(one.name in text.names for text in spec.content.texts)
+
+
+def _short(profile: SecurityProfile) -> str:
+    return profile.metadata.uid[:8]
 
 
 def namesake(one: Named, profiles: Mapping[str, SecurityProfile]) -> SecurityProfile | None:
     """Return the SecurityProfile that is called like a name, and defines others."""
     there = profiles.get(_usual(one))
     return there if there and there.spec.type == one.type and one.name not in there.status.profiles else None
-
-
-def holders(
-    profiles: Mapping[str, SecurityProfile], revisions: Mapping[str, ProfileRevision]
-) -> dict[tuple[str, str], str]:
-    """Return the SecurityProfiles that hold names, by what of them is published.
-
-    Who holds a name keeps it, so it is published for one at a time, but for a moment.
-    """
-    found: dict[tuple[str, str], str] = {}
-    for revision in revisions.values():
-        spec = revision.spec
-        owner = profiles.get(spec.profile)
-        if owner is not None and owner.metadata.uid == spec.profile_uid:
-            for text in spec.content.texts:
-                found.update(((spec.type, name), spec.profile) for name in text.names)
-    return found
 
 
 def _owner(one: Named, profiles: Mapping[str, SecurityProfile], owners: Owners) -> SecurityProfile | None:
@@ -155,7 +280,26 @@ def _looks_like_ours(one: Named) -> bool:
 
 def is_available(profile: SecurityProfile) -> bool:
     """Return whether pods may be scheduled that name it."""
-    return any(one.type == "Available" and one.status == "True" for one in profile.status.conditions)
+    said = _available(profile)
+    return said is not None and said.status == "True"
+
+
+def _available(profile: SecurityProfile) -> Condition | None:
+    return next((one for one in profile.status.conditions if one.type == "Available"), None)
+
+
+def was_available(profile: SecurityProfile, known: Known, since: str) -> bool:
+    """Return whether a SecurityProfile that is not Available was so at a time (RFC 3339), as far as is known.
+
+    It was not before anything of it was published; and of one that has just been made it is said a moment
+    later that it is not.
+    """
+    said = _available(profile)
+    if said is None or said.status != "False" or not since or not said.last_transition_time:
+        return False
+    lost, made = parse_time(said.last_transition_time), parse_time(profile.metadata.creation_timestamp)
+    out = known.published_before(profile.metadata.name, since)
+    return bool(out) and lost > parse_time(since) and lost - made > _FIRST_SAID
 
 
 def is_gated(pod: PodObject) -> bool:
@@ -173,18 +317,35 @@ def is_of_no_concern(pod: PodObject) -> bool:
     return bool(pod.spec.node_name) or is_mirror(pod)
 
 
-def awaited(pod: PodObject, profiles: Mapping[str, SecurityProfile], owners: Owners) -> list[str]:
+def awaited(pod: PodObject, known: Known) -> list[str]:
     """Return the SecurityProfiles that a gated pod still waits for; none: its gate may be opened.
 
     What it was gated for counts even where nobody knows by now which names that has, or where it is gone: the
     pod could not start without it.
     """
-    names = {*find(pod, profiles, owners).waits_for}
-    for name in filter(None, pod.metadata.annotations.get(GATED_FOR, "").split(",")):
-        one = profiles.get(name)
+    names = {*find(pod, known).waits_for}
+    for name, (generation, of) in gated_for(pod).items():
+        one = known.profiles.get(name)
         if one is None or one.metadata.deletion_timestamp is not None or not is_available(one):
             names.add(name)
+        elif of == _short(one):
+            there = known.published.get(name)
+            if not there or there[0].placement.sequence < generation:
+                names.add(name)
     return sorted(names)
+
+
+def gated_for(pod: PodObject) -> dict[str, tuple[int, str]]:
+    """Return what a pod waits for by its annotation, which `Found.gated_for` wrote: by SecurityProfile.
+
+    With a generation, and the beginning of the UID of the object that it is of; 0 and empty: of any.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for entry in filter(None, pod.metadata.annotations.get(GATED_FOR, "").split(",")):
+        name, *more = entry.split(":")
+        is_given = len(more) == 2 and _GENERATION.fullmatch(more[0])
+        found[name] = (int(more[0]), more[1]) if is_given else (0, "")
+    return found
 
 
 def cause(name: str, profiles: Mapping[str, SecurityProfile]) -> tuple[str, str]:

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 import tenacity
 
-from ..crds.errors import BusyFault, ClusterFault
+from ..crds.errors import BusyFault, ClusterFault, RefusedFault
 from ..crds.metrics import (
     MISSED_CHANGES,
     RETRIES,
@@ -32,10 +32,11 @@ from ..crds.metrics import (
 from ..crds.models import ProfileNode, ProfileRevision, SecurityProfile, decode
 from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
+from .backoffs import Backoffs
 from .cluster import Cluster
 from .sharing import Sharing
 from .snapshot import AgentView, NodeView, Store, agent_view, node_view
-from .writes import Write, object_of
+from .writes import Write, object_of, told_of
 
 log = structlog.get_logger()
 
@@ -101,6 +102,7 @@ class Loop(Generic[C]):
         effort: how much of the processor's time it may take.
         died: what ended the loop, where something did.
         later: wakes it, where something is in no hurry.
+        backoffs: what the API refused to take, by what it was and of which object.
     """
 
     cluster: C
@@ -125,6 +127,7 @@ class Loop(Generic[C]):
     listed: dict[str, bool] = field(default_factory=dict[str, bool])
     died: BaseException | None = None
     later: asyncio.TimerHandle | None = None
+    backoffs: Backoffs[tuple[str, ...]] = field(default_factory=Backoffs[tuple[str, ...]])
 
     def __post_init__(self) -> None:
         """Begin with what may be taken ahead."""
@@ -350,7 +353,8 @@ class Loop(Generic[C]):
     ) -> list[ClusterFault] | None:
         """Do something for each profile; return what the API did not take, None where another leads by now.
 
-        What the API refuses one profile must not hold up the others, nor must a bug.
+        What the API refuses one profile must not hold up the others, nor must a bug: it is tried again later,
+        or once the profile is another.
 
         Raises:
             BusyFault: the API server has no time, for the others neither.
@@ -359,17 +363,37 @@ class Loop(Generic[C]):
         for name, profile in sorted(profiles.items()):
             if not self.leads():
                 return None
+            key = "SecurityProfile", profile.metadata.uid, str(profile.metadata.generation)
+            if self.is_left_alone(key):
+                continue
             await self.let_others()
             self.goes_on()
             try:
                 await keep(name, profile)
+                self.backoffs.taken(key)
             except BusyFault:
                 raise
+            except RefusedFault as fault:
+                self.was_refused(key, fault, profile=name)
             except ClusterFault as fault:
                 faults.append(fault)
             except Exception:
                 log.exception("bug", profile=name)
         return faults
+
+    def is_left_alone(self, key: tuple[str, ...]) -> bool:
+        """Return whether the API refused what was written of an object a short while ago."""
+        until = self.backoffs.left_until(key)
+        if until <= self.clock():
+            return False
+        self.wake_by(until)
+        return True
+
+    def was_refused(self, key: tuple[str, ...], fault: RefusedFault, **about: str) -> None:
+        """Take note of a write that the API refused, of whatever is not refused again by its own fault."""
+        self.wake_by(self.backoffs.refused(key, self.clock()))
+        self.counts.count(RETRIES, "write")
+        log.warning("will try again", **about, message=fault.message)
 
     def remember(self, before: SecurityProfile, after: SecurityProfile) -> None:
         """Take note of what was just written, so that the next round does not write it again.
@@ -390,9 +414,10 @@ class Loop(Generic[C]):
         """
         for write in writes:
             self.goes_on()
-            log.info("write", what=type(write).__name__, object=object_of(write))
+            log.info("write", what=type(write).__name__, object=object_of(write), **told_of(write))
             if not await self.cluster.carry_out(write):
                 return False
+            self.backoffs.taken(_key(write))
             self.carried_out(write)
         return True
 
@@ -400,12 +425,22 @@ class Loop(Generic[C]):
         """Take note of a write that was taken, so that the next round does not do it again."""
 
     async def carry_out_each(self, writes: Iterable[Write]) -> list[ClusterFault]:
-        """Do writes that have nothing to do with each other; return what the API did not take.
+        """Do writes that have nothing to do with each other; return what was in the API's way.
+
+        What it refused of one object is tried again later, and is not among that.
 
         Raises:
             BusyFault: the API server has no time, for the others neither.
         """
-        return [fault async for _, fault in self.refusals(writes)]
+        due = [write for write in writes if not self.is_left_alone(_key(write))]
+        faults: list[ClusterFault] = []
+        async for write, fault in self.refusals(due):
+            if isinstance(fault, RefusedFault):
+                what, name = key = _key(write)
+                self.was_refused(key, fault, what=what, object=name)
+            else:
+                faults.append(fault)
+        return faults
 
     async def refusals(self, writes: Iterable[W]) -> AsyncIterator[tuple[W, ClusterFault]]:
         """Do the same; yield each that the API did not take, as soon as that is known.
@@ -421,6 +456,10 @@ class Loop(Generic[C]):
             except ClusterFault as fault:
                 yield write, fault
             await self.let_others()
+
+
+def _key(write: Write) -> tuple[str, str]:
+    return type(write).__name__, object_of(write)
 
 
 # What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.

@@ -42,7 +42,17 @@ from .cluster import CONFLICT, FORBIDDEN, NOT_FOUND, PAGE, Cluster, Nodes, Pods,
 from .gated_pods import Changed, Listed, follow, listing, read
 from .gating import opening
 from .snapshot import is_pending
-from .writes import AddFinalizer, LabelNode, OpenGate, PodOf, RemoveFinalizer, TellOfPod, Untaint, Write
+from .writes import (
+    MESSAGE_LENGTH,
+    AddFinalizer,
+    LabelNode,
+    OpenGate,
+    PodOf,
+    RemoveFinalizer,
+    TellOfPod,
+    Untaint,
+    Write,
+)
 
 _Kind = type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration]
 
@@ -123,7 +133,7 @@ class OperatorsCluster(Cluster):
             ),
             type="Warning" if write.warning else "Normal",
             reason=write.reason,
-            message=write.message[:1024],
+            message=write.message[:MESSAGE_LENGTH],
             source=EventSource(component=OPERATOR),
             firstTimestamp=now,
             lastTimestamp=now,
@@ -187,7 +197,7 @@ class OperatorsCluster(Cluster):
             involvedObject=about,
             type="Warning" if warning else "Normal",
             reason=reason,
-            message=message[:1024],
+            message=message[:MESSAGE_LENGTH],
             source=EventSource(component=OPERATOR),
             firstTimestamp=now,
             lastTimestamp=now,

@@ -7,7 +7,7 @@ is refused is the namespace's to say.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..crds.models import SecurityProfile
@@ -15,6 +15,7 @@ from ..crds.names import APPARMOR, SECCOMP, SELINUX
 from ..crds.pods import Named, PodObject, named
 from . import gating
 from .answers import cut
+from .gating import Known
 
 _KINDS = {APPARMOR: "AppArmor profile", SECCOMP: "seccomp profile", SELINUX: "SELinux type"}
 
@@ -34,28 +35,13 @@ class PodAnswer:
     patch: tuple[dict[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of profiles as a pod is looked at.
-
-    Attributes:
-        profiles: the SecurityProfiles by name.
-        owners: of the names that they define.
-        lacking: the types of profiles that not all nodes can hold.
-    """
-
-    profiles: Mapping[str, SecurityProfile]
-    owners: gating.Owners
-    lacking: frozenset[str] = field(default_factory=frozenset[str])
-
-
 def review_pod(raw: Mapping[str, Any], pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
     """Return what to say of a pod and to change of it; `raw` is the object that `pod` was read from."""
     if gating.is_of_no_concern(pod):
         return PodAnswer()
-    found = gating.find(pod, known.profiles, known.owners)
+    found = gating.find(pod, known)
     wanted = gating.requirements(found.managed.values(), known.lacking)
-    changes = gating.patch(raw, waits_for=found.waits_for, wanted=wanted)
+    changes = gating.patch(raw, waits_for=found.gated_for, wanted=wanted)
     said = _said(found, known, "the pod is not scheduled before a node holds", deny_unknown=deny_unknown)
     return said if said.refused else replace(said, patch=tuple(changes))
 
@@ -68,7 +54,7 @@ def may_be_early(pod: PodObject, known: Known) -> bool:
     """
     if gating.is_of_no_concern(pod):
         return False
-    return bool(gating.find(pod, known.profiles, known.owners).undefined)
+    return bool(gating.find(pod, known).undefined)
 
 
 def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_unknown: bool) -> PodAnswer:
@@ -76,7 +62,7 @@ def review_ephemeral(before: PodObject, pod: PodObject, known: Known, *, deny_un
     there = {one.name for one in before.spec.ephemeral_containers or ()}
     new = {one.name for one in pod.spec.ephemeral_containers or ()} - there
     names = [one for one in named(pod) if one.container in new]
-    found = gating.find_named(names, known.profiles, known.owners)
+    found = gating.find_named(names, known)
     # it has its node, and waits for nothing: its kubelet tries again until the profile is there
     until = "the container fails to start until the pod's node holds"
     return _said(found, known, until, deny_unknown=deny_unknown)

@@ -23,19 +23,28 @@ def untaints(snapshot: Snapshot, labelled: Container[str]) -> list[Untaint]:
     Those wait for the next round: a pod that must not run where a module is lacking is kept off by a label.
     """
     waiting = [node for _, node in sorted(snapshot.nodes.items()) if node.pending]
-    return [Untaint(one.name) for one in waiting if one.name not in labelled and _holds_all(one, snapshot)]
+    held = {one.name: _all_held(one, snapshot) for one in waiting if one.name not in labelled}
+    return [
+        Untaint(name, because=f"profiles that are meant for it, all verified: {number}")
+        for name, number in held.items()
+        if number is not None
+    ]
 
 
-def _holds_all(node: NodeView, snapshot: Snapshot) -> bool:
-    """Return whether a node's report, of this boot, has all that is published for it, each verified."""
-    now = seen(node, snapshot)
+def _all_held(node: NodeView, snapshot: Snapshot) -> int | None:
+    """Return how many profiles a node holds, where its report, of this boot, has each that is meant for it.
+
+    None where one is missing, or not verified.
+    """
+    now, number = seen(node, snapshot), 0
     if now.current is None or not node.ready or now.agent_down:
-        return False
+        return None
     for profile in snapshot.profiles.values():
         revisions = snapshot.revisions_of(profile)
         if profile.metadata.deletion_timestamp is not None or not revisions:
             continue  # nothing of it is to be loaded
         state = on_node(revisions[0].spec, now)
         if state is not None and state.state not in _SETTLED:
-            return False
-    return True
+            return None
+        number += state is not None and state.state is NodeState.READY
+    return number

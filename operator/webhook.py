@@ -26,8 +26,8 @@ from ..crds.metrics import REVIEWED, WEBHOOK_ANSWERS, WEBHOOK_DURATION, Counts, 
 from ..crds.models import SecurityProfile, decode
 from ..crds.pods import PodObject
 from ..profiles.parser import fault_message
-from .gating import lacking
-from .pod_review import Known, PodAnswer, may_be_early, review_ephemeral, review_pod
+from .gating import Known, lacking
+from .pod_review import PodAnswer, may_be_early, review_ephemeral, review_pod
 from .publisher import Publisher
 from .review import Answer, review
 
@@ -169,7 +169,14 @@ class Webhook:
 
     def _known(self) -> Known:
         publisher = self.publisher
-        return Known(publisher.profiles, publisher.owners(), lacking(publisher.reports.values()))
+        reports = publisher.reports
+        return Known(
+            publisher.profiles,
+            publisher.owners(),
+            lacking(reports.values()),
+            publisher.revisions,
+            reports,
+        )
 
     async def _wait_for_profiles(self, pod: PodObject) -> None:
         """Return when every profile is known that a pod names and that somebody may define, or none came."""

@@ -6,9 +6,13 @@ Decided by `finalizers` (the operator) and by `desired` (the admission); `cluste
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile, Text, Unrendered
+
+# What the API takes of an Event's message (core/v1, Event).
+MESSAGE_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,10 @@ class LabelNode:
 
 @dataclass(frozen=True)
 class Untaint:
-    """Take the startup taint off a Node."""
+    """Take the startup taint off a Node; `because` is for the log."""
 
     node: str
+    because: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,10 @@ class PodOf:
 
 @dataclass(frozen=True)
 class OpenGate:
-    """Let a pod be scheduled, as far as it is up to Hauberk."""
+    """Let a pod be scheduled, as far as it is up to Hauberk; `because` is for the log."""
 
     pod: PodOf
+    because: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -140,3 +146,16 @@ def object_of(write: Write) -> str:
             return f"{pod.namespace}/{pod.name}"
         case Place(name) | DeleteRevision(name) | LabelNode(name) | Untaint(name):
             return name
+
+
+def told_of(write: Write) -> dict[str, Any]:
+    """Return what a log says of a write beside its object's name: what is written, or why."""
+    match write:
+        case OpenGate(because=because) | Untaint(because=because):
+            return {"because": because}
+        case TellOfPod(reason=reason, message=message):
+            return {"reason": reason, "message": message[:MESSAGE_LENGTH]}
+        case LabelNode(labels=labels):
+            return {"labels": dict(labels)}
+        case _:
+            return {}

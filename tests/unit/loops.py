@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from hauberk.crds.errors import BusyFault, ClusterFault
+from hauberk.crds.errors import BusyFault, ClusterFault, RefusedFault
 from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
 from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
 from hauberk.crds.pods import PodObject
@@ -28,6 +28,9 @@ class Api:
     def __init__(self) -> None:
         self.writes: list[Write] = []
         self.statuses: dict[str, ProfileStatus] = {}
+        self.tried: list[str] = []
+        self.past_the_gate: list[PodObject] = []
+        self.applied: list[str] = []
         self.accepted: dict[str, Condition] = {}
         self.events: list[str] = []
         self.refused: set[str] = set()
@@ -64,15 +67,26 @@ class Api:
                 raise ClusterFault(Reason.PROGRESSING, "can't be listed")
             yield pod
 
+    async def pods_past_the_gate(self) -> AsyncIterator[PodObject]:
+        for pod in self.past_the_gate:
+            yield pod
+
+    async def apply_daemonset(self, name: str, manifest: dict[str, Any]) -> int:
+        del manifest
+        if name in self.refused:
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
+        self.applied.append(name)
+        return 1
+
     async def carry_out(self, write: Write) -> bool:
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, Entomb) and "tombstones" in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, LabelNode) and write.node in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, OpenGate | TellOfPod) and write.pod.name in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.writes.append(write)
         if isinstance(write, RemoveFinalizer) and self.taken:
             for one in self.listed.get(SECURITY_PROFILES, []):
@@ -87,18 +101,19 @@ class Api:
             raise BusyFault(Reason.PROGRESSING, "no time", 7.0)
         if self.while_writing:
             self.while_writing()
+        self.tried.append(name)
         if f"{name}/status" in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.statuses[name] = status
 
     async def write_acceptance(self, name: str, condition: Condition) -> None:
         if f"{name}/status" in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.accepted[name] = condition
 
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
         if "events" in self.refused:
-            raise ClusterFault(Reason.PROGRESSING, "not taken")
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.events.append(f"{profile.metadata.name} {reason} {warning} {bool(message)}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import httpx2
 import pytest
-from hauberk.crds.errors import BusyFault, ClusterFault
+from hauberk.crds.errors import BusyFault, ClusterFault, RefusedFault
 from hauberk.crds.metrics import API_WRITES, RESULTS, Metric, Uncounted
 from hauberk.crds.models import ProfileStatus, SecurityProfile, decode
 from hauberk.crds.names import PENDING_TAINT, SECURITY_PROFILES
@@ -164,6 +164,29 @@ async def test_a_refusal_is_no_matter_of_time():
         await cluster_of(lambda _: refused, clock).write_status("a", ProfileStatus())
     assert not isinstance(caught.value, BusyFault)
     assert clock.slept == []
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "of_the_object"),
+    [
+        (422, "Invalid", True),
+        (400, "BadRequest", True),
+        (403, "Forbidden", True),
+        (413, "RequestEntityTooLarge", True),
+        (500, 'Internal error occurred: failed calling webhook "theirs.example": no route to host', True),
+        (500, "etcdserver: request timed out", False),
+        (503, "ServiceUnavailable", False),
+        (401, "Unauthorized", False),
+    ],
+)
+async def test_what_is_refused_of_one_object_is_told_from_what_is_wrong_with_the_api(
+    code: int, message: str, of_the_object: bool
+):
+    refused = httpx2.Response(code, json={**status(code, "Failed"), "message": message})
+    with pytest.raises(ClusterFault) as caught:
+        await cluster_of(lambda _: refused, Clock()).carry_out(LabelNode("n", {}))
+    assert isinstance(caught.value, RefusedFault) == of_the_object
+    assert message in caught.value.message
 
 
 def broken(request: httpx2.Request) -> httpx2.Response:

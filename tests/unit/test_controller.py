@@ -1,8 +1,10 @@
 """The operator's loop, with an API that refuses."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
-import contextlib
+import math
 from typing import Any, cast
 
 import pytest
@@ -21,8 +23,9 @@ from hauberk.crds.names import (
 )
 from hauberk.crds.pods import PodObject
 from hauberk.operator import controller as controllers
+from hauberk.operator.backoffs import AGAIN_SECONDS
 from hauberk.operator.controller import Controller
-from hauberk.operator.gates import AGAIN_SECONDS, PATIENCE_SECONDS
+from hauberk.operator.gates import PATIENCE_SECONDS
 from hauberk.operator.operators_cluster import OperatorsCluster
 from hauberk.operator.pace import DISTANCES, PER_SECOND
 from hauberk.operator.snapshot import Store
@@ -47,6 +50,13 @@ def api() -> Api:
 
 def controller_of(api: Api) -> Controller:
     return Controller(cast("OperatorsCluster", api))
+
+
+def clock(controller: Controller) -> list[float]:
+    """Have a controller's time stand still, at what the list's one entry says."""
+    now = [100.0]
+    controller.clock = lambda: now[0]
+    return now
 
 
 def a_revision(name: str, *, withdrawn: bool = False) -> dict[str, Any]:
@@ -145,9 +155,25 @@ async def test_a_status_that_is_refused_holds_no_other_profile_up(api: Api):
     for name in ("a", "b"):
         controller.seen(SECURITY_PROFILES, name, body(name), deleted=False)
     api.refused = {"a/status"}
-    with contextlib.suppress(ClusterFault):
+    now = clock(controller)
+    await controller.reconcile()  # a failure would be raised, and all of the next round put off
+    assert set(api.statuses) == {"b"}
+    waits: list[float] = []
+    for _ in range(3):
+        waits.append(controller.due - now[0])
+        now[0] = controller.due - 0.1
+        api.tried.clear()
+        controller.due = math.inf
         await controller.reconcile()
-    assert "b" in api.statuses
+        assert api.tried == []  # it is left alone, and the loop knows until when
+        now[0], controller.due = controller.due, math.inf
+        await controller.reconcile()
+        assert api.tried == ["a"]
+    assert waits == pytest.approx([1.0, 2.0, 4.0])
+    controller.seen(SECURITY_PROFILES, "a", body("a", generation=2), deleted=False)
+    api.refused = set()
+    await controller.reconcile()  # it is another one now
+    assert set(api.statuses) == {"a", "b"}
 
 
 async def test_a_list_does_not_undo_what_a_watch_told_meanwhile(api: Api):
@@ -233,10 +259,14 @@ async def test_nodes_are_labelled_and_one_that_refuses_holds_no_other_up(api: Ap
         controller.seen("nodes", name, node, deleted=False)
         controller.seen(PROFILE_NODES, name, reported, deleted=False)
     api.refused = {"n1"}
-    with pytest.raises(ClusterFault):
-        await controller.reconcile()
+    now = clock(controller)
+    await controller.reconcile()
     labels = {"hauberk.dev/lsm-apparmor": "false", "hauberk.dev/lsm-selinux": "true"}
     assert api.writes == [LabelNode("n2", labels), LabelNode("n3", labels)]
+    assert controller.due == now[0] + 1.0
+    api.refused, now[0] = set(), controller.due
+    await controller.reconcile()
+    assert LabelNode("n1", labels) in api.writes
 
 
 # --- what nodes report ---
@@ -274,9 +304,12 @@ async def test_an_event_that_is_refused_is_told_later_and_no_other_twice(api: Ap
     await controller.reconcile()
     controller.seen(PROFILE_NODES, "n", repaired(1), deleted=False)
     api.refused = {"events"}
-    with pytest.raises(ClusterFault):
-        await controller.reconcile()
+    now = clock(controller)
+    await controller.reconcile()
     api.refused = set()
+    await controller.reconcile()
+    assert [one for one in api.events if "DriftRepaired" in one] == []
+    now[0] = controller.due
     await controller.reconcile()
     await controller.reconcile()
     assert [one for one in api.events if "DriftRepaired" in one] == ["a DriftRepaired True True"]
@@ -782,6 +815,73 @@ async def test_who_only_ends_opens_none(api: Api):
     api.gated = [a_gated_pod("never")]
     await controller.let_go()
     assert api.writes == []
+
+
+def a_missed_pod(name: str) -> PodObject:
+    context = {"appArmorProfile": {"type": "Localhost", "localhostProfile": "a"}}
+    metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}"}
+    spec = {"containers": [{"name": "c", "securityContext": context}]}
+    return decode(PodObject, {"metadata": metadata, "spec": spec})
+
+
+def told_of(api: Api) -> list[str]:
+    """Return the pods that were told of since this was asked last."""
+    found = [one.pod.name for one in api.writes if isinstance(one, TellOfPod)]
+    api.writes.clear()
+    return found
+
+
+async def test_what_the_gate_missed_is_told_once_and_what_was_refused_again(api: Api):
+    controller = controller_of(api)
+    Nodes(controller, 1)
+    controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    api.past_the_gate = [a_missed_pod("one"), a_missed_pod("other")]
+    api.refused = {"one"}
+    await controller._tell_missed()
+    assert told_of(api) == ["other"]
+    api.refused = set()
+    await controller._tell_missed()
+    assert told_of(api) == ["one"]
+    await controller._tell_missed()
+    assert told_of(api) == []
+
+
+async def test_a_bug_that_one_pod_meets_ends_no_look(api: Api, monkeypatch: pytest.MonkeyPatch):
+    """Whoever may make pods could end the operator by it, and the next one."""
+    controller = controller_of(api)
+    Nodes(controller, 1)
+    controller.seen(SECURITY_PROFILES, "a", body("a"), deleted=False)
+    really = controllers.missed
+
+    def missed(pod: PodObject, *more: Any) -> TellOfPod | None:
+        if pod.metadata.name == "one":
+            raise KeyError("a bug")
+        return really(pod, *more)
+
+    monkeypatch.setattr(controllers, "missed", missed)
+    api.past_the_gate = [a_missed_pod("one"), a_missed_pod("other")]
+    await controller._tell_missed()
+    assert told_of(api) == ["other"]
+
+
+async def test_a_daemonset_that_is_refused_holds_up_nothing_else(api: Api):
+    """A policy may refuse what is privileged: the agents of other nodes are none of it."""
+    controller = controller_of(api)
+    now = clock(controller)
+    controller.pod = "operator"
+    containers = [{"image": "hauberk"}]
+    manifest = {"spec": {"template": {"spec": {"containers": containers}}}}
+    controller.manifests = {"first": manifest, "second": manifest}
+    api.refused = {"first"}
+    await controller.reconcile()
+    assert api.applied == ["second"]
+    assert controller.due == now[0] + 1.0
+    api.refused = set()
+    await controller.reconcile()
+    assert api.applied == ["second"]
+    now[0] = controller.due
+    await controller.reconcile()
+    assert api.applied == ["second", "first"]
 
 
 async def test_the_startup_taint_comes_off_once_the_node_is_labelled_and_holds_everything(api: Api):

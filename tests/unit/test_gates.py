@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from hauberk.crds.models import ProfileRevision, SecurityProfile, decode
+from hauberk.crds.models import SecurityProfile, decode
 from hauberk.crds.names import GATED_FOR, LABEL_GATED, POD_GATE
 from hauberk.crds.pods import PodObject
 from hauberk.operator.gates import EVENTS, PATIENCE_SECONDS, Gates
+from hauberk.operator.gating import Known
 from hauberk.operator.writes import OpenGate, PodOf, TellOfPod
 
-NONE: dict[str, ProfileRevision] = {}
 LATER = PATIENCE_SECONDS
 
 
@@ -58,7 +58,7 @@ def keeping(*pods: PodObject) -> Gates:
 
 def told(gates: Gates, known: dict[str, SecurityProfile], now: float = LATER) -> list[str]:
     """Return what is told of pods, as it is once the API took it."""
-    writes = gates.tellings(known, NONE, now)
+    writes = gates.tellings(Known(known), now)
     for one in writes:
         gates.carried_out(one)
     return [one.message for one in writes]
@@ -66,21 +66,21 @@ def told(gates: Gates, known: dict[str, SecurityProfile], now: float = LATER) ->
 
 def test_a_gate_is_opened_once():
     gates = keeping(gated())
-    assert gates.openings(profiles(), NONE, LATER) == []
-    (write,) = gates.openings(profiles(available=True), NONE, LATER)
+    assert gates.openings(Known(profiles()), LATER) == []
+    (write,) = gates.openings(Known(profiles(available=True)), LATER)
     assert write == OpenGate(PodOf("shop", "web-0", "u0"))
-    assert gates.openings(profiles(available=True), NONE, LATER) == [write]  # until the API took it
+    assert gates.openings(Known(profiles(available=True)), LATER) == [write]  # until the API took it
     gates.carried_out(write)
-    assert gates.openings(profiles(available=True), NONE, LATER) == []
+    assert gates.openings(Known(profiles(available=True)), LATER) == []
     assert gates.since == {}
 
 
 def test_what_was_done_to_an_earlier_pod_of_that_name_is_not_done_to_this_one():
     gates = keeping(gated())
-    (write,) = gates.openings(profiles(available=True), NONE, LATER)
+    (write,) = gates.openings(Known(profiles(available=True)), LATER)
     gates.changed(("shop", "web-0"), gated(uid="u1"), 1.0)
     gates.carried_out(write)
-    assert gates.openings(profiles(available=True), NONE, LATER) == [OpenGate(PodOf("shop", "web-0", "u1"))]
+    assert gates.openings(Known(profiles(available=True)), LATER) == [OpenGate(PodOf("shop", "web-0", "u1"))]
     assert gates.since == {"u1": 1.0}
 
 
@@ -90,7 +90,7 @@ def test_a_pod_that_goes_away_is_left_alone():
     going = msgspec.structs.replace(pod, metadata=metadata)
     gates = keeping(pod)
     gates.changed(("shop", "web-0"), going, 0.0)
-    assert gates.openings(profiles(available=True), NONE, LATER) == []
+    assert gates.openings(Known(profiles(available=True)), LATER) == []
     assert told(gates, profiles()) == []
     gates.changed(("shop", "web-0"), None, 0.0)
     assert (gates.pods, gates.since) == ({}, {})
@@ -99,7 +99,7 @@ def test_a_pod_that_goes_away_is_left_alone():
 def test_a_label_without_a_gate_is_left_alone():
     """A ReplicaSet lets a pod go that lost a label of its selector, and makes another one, without end."""
     gates = keeping(gated(gate=False))
-    assert gates.openings(profiles(available=True), NONE, LATER) == []
+    assert gates.openings(Known(profiles(available=True)), LATER) == []
     assert told(gates, profiles()) == []
     gates.changed(("shop", "web-1"), gated("web-1", "u1", gate=False), 0.0)
     assert (gates.pods, gates.since) == ({}, {})
@@ -111,31 +111,38 @@ def test_a_label_without_a_gate_is_left_alone():
 def test_a_pod_of_which_a_write_was_refused_is_left_for_a_while_and_no_other():
     gates = keeping(gated(), gated("web-1", "u1"))
     known = profiles(available=True)
-    one, other = gates.openings(known, NONE, 10.0)
+    one, other = gates.openings(Known(known), 10.0)
     waits: list[float] = []
     now = 10.0
     for _ in range(9):
         gates.was_refused(one, now)
-        assert gates.openings(known, NONE, now) == [other]
-        assert gates.tellings(known, NONE, now) == []
+        assert gates.openings(Known(known), now) == [other]
+        assert gates.tellings(Known(known), now) == []
         waits.append(gates.due - now)
         now = gates.due
-        assert gates.openings(known, NONE, now) == [one, other]
+        assert gates.openings(Known(known), now) == [one, other]
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
     gates.carried_out(one)
-    assert gates.refused == {}
+    assert gates.refused.left_until(("OpenGate", "u0")) == 0.0
 
 
 def test_an_event_that_was_refused_is_told_again_later():
     gates = keeping(gated(), gated("web-1", "u1"))
-    one, other = gates.tellings(profiles(), NONE, LATER)
+    one, other = gates.tellings(Known(profiles()), LATER)
     gates.was_refused(one, LATER)
     gates.carried_out(other)
-    assert gates.tellings(profiles(), NONE, LATER) == []
+    assert gates.tellings(Known(profiles()), LATER) == []
     assert gates.due == LATER + 1.0
-    assert gates.tellings(profiles(), NONE, LATER + 1.0) == [one]
-    gates.listed({}, LATER)
-    assert gates.refused == {}
+    assert gates.tellings(Known(profiles()), LATER + 1.0) == [one]
+
+
+def test_an_event_that_is_refused_delays_no_opening():
+    """A namespace may have no room for Events."""
+    gates = keeping(gated())
+    (event,) = gates.tellings(Known(profiles()), LATER)
+    for _ in range(5):
+        gates.was_refused(event, LATER)
+    assert gates.openings(Known(profiles(available=True)), LATER) == [OpenGate(event.pod)]
 
 
 def test_a_pod_that_waits_is_told_of_after_a_while_and_once_for_each_cause():
@@ -152,7 +159,7 @@ def test_a_pod_that_waits_is_told_of_after_a_while_and_once_for_each_cause():
 
 def test_what_the_api_did_not_take_is_told_again():
     gates = keeping(gated())
-    assert gates.tellings(profiles(), NONE, LATER) == gates.tellings(profiles(), NONE, LATER) != []
+    assert gates.tellings(Known(profiles()), LATER) == gates.tellings(Known(profiles()), LATER) != []
 
 
 def test_a_new_list_forgets_neither_since_when_a_pod_waits_nor_what_was_told():
@@ -174,6 +181,6 @@ def test_many_pods_are_told_of_in_turns(number: int):
 
 
 def test_an_event_is_of_the_pod():
-    (write,) = keeping(gated()).tellings(profiles(), NONE, LATER)
+    (write,) = keeping(gated()).tellings(Known(profiles()), LATER)
     message = "waits for web: web: Updating: 1 of 2"
     assert write == TellOfPod(PodOf("shop", "web-0", "u0"), "Gated", message, ("web Updating",))

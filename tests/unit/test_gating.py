@@ -23,8 +23,8 @@ from hauberk.crds.models import (
 from hauberk.crds.names import APPARMOR, GATED_FOR, LABEL_GATED, LABEL_LSM, POD_GATE, SECCOMP, SELINUX
 from hauberk.crds.pods import PodObject
 from hauberk.operator import gating
-from hauberk.operator.gating import narrowed, patch, requirements
-from hauberk.operator.pod_review import Known, PodAnswer, may_be_early, review_ephemeral, review_pod
+from hauberk.operator.gating import Known, narrowed, patch, requirements
+from hauberk.operator.pod_review import PodAnswer, may_be_early, review_ephemeral, review_pod
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -233,8 +233,8 @@ def test_a_new_text_may_define_what_the_one_before_did_not():
     spec = profile("shop", policy="profile shop { }\nprofile shop-jobs { }").spec
     changed = msgspec.structs.replace(one, spec=spec)
     raw = raw_pod("shop-jobs")
-    assert gating.find(decode(PodObject, raw), {"shop": one}, NOBODYS).managed == {}
-    assert gating.find(decode(PodObject, raw), {"shop": changed}, NOBODYS).managed == {"shop": changed}
+    assert gating.find(decode(PodObject, raw), Known({"shop": one}, NOBODYS)).managed == {}
+    assert gating.find(decode(PodObject, raw), Known({"shop": changed}, NOBODYS)).managed == {"shop": changed}
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def gated(raw: dict[str, Any], *profiles: str) -> PodObject:
 
 
 def awaited(pod: PodObject, *profiles: SecurityProfile) -> list[str]:
-    return gating.awaited(pod, {one.metadata.name: one for one in profiles}, NOBODYS)
+    return gating.awaited(pod, Known({one.metadata.name: one for one in profiles}))
 
 
 def test_a_gate_is_closed_until_all_profiles_are_available():
@@ -423,20 +423,156 @@ def test_a_gate_without_a_record_waits_for_what_the_pod_names():
     assert awaited(pod) == []
 
 
-def test_names_are_held_by_what_is_published():
-    def revision(name: str, uid: str, *names: str) -> ProfileRevision:
-        content = {"digest": "d", "mode": "Enforce", "texts": [{"id": "t", "text": "", "names": [*names]}]}
-        spec = {"profile": name, "profileUID": uid, "type": APPARMOR, "contract": 1, "content": content}
-        body = {"metadata": {"name": f"{name}.d"}, "spec": {**spec, "placement": {"sequence": 1}}}
-        return decode(ProfileRevision, body)
+def revision(name: str, uid: str, *names: str, kind: str = APPARMOR, sequence: int = 1) -> ProfileRevision:
+    """Return what is published of a SecurityProfile, for a generation of it."""
+    texts = [{"id": "t", "text": "", "names": [*names]}]
+    content = {"digest": f"d{sequence}", "mode": "Enforce", "texts": texts}
+    spec = {"profile": name, "profileUID": uid, "type": kind, "contract": 1, "content": content}
+    body = {"metadata": {"name": f"{name}.d"}, "spec": {**spec, "placement": {"sequence": sequence}}}
+    return decode(ProfileRevision, body)
 
+
+def test_names_are_held_by_what_is_published():
     revisions = {
         "web.d": revision("web", "uid-web", "web", "web//cgi"),
         "old.d": revision("old", "uid-of-an-earlier-one", "old"),
         "gone.d": revision("gone", "uid-gone", "gone"),
     }
     profiles = {"web": profile("web"), "old": profile("old")}
-    assert gating.holders(profiles, revisions) == {(APPARMOR, "web"): "web", (APPARMOR, "web//cgi"): "web"}
+    known = Known(profiles, revisions=revisions)
+    assert known.holders == {(APPARMOR, "web"): "web", (APPARMOR, "web//cgi"): "web"}
+
+
+# --- a name that only a newer revision has ------------------------------------------------------------------
+
+
+def going_out(reason: str = "Verified", *, generation: int = 2, policy: str = "") -> SecurityProfile:
+    """Return `web`, Available, while a newer revision goes out."""
+    made = profile("web", available=True, policy=policy)
+    (said,) = made.status.conditions
+    conditions = [msgspec.structs.replace(said, reason=reason)]
+    status = msgspec.structs.replace(made.status, conditions=conditions, revision="d1", profiles=["web"])
+    metadata = msgspec.structs.replace(made.metadata, generation=generation)
+    return msgspec.structs.replace(made, metadata=metadata, status=status)
+
+
+def holding(*digests: str) -> dict[str, ProfileNode]:
+    """Return the reports of nodes, of which each holds one revision of `web`; empty: none."""
+    return {
+        str(at): decode(
+            ProfileNode,
+            {
+                "metadata": {"name": str(at)},
+                "status": {"appArmor": {"profiles": {"web": f"{digest}/enforce/aa"} if digest else {}}},
+            },
+        )
+        for at, digest in enumerate(digests)
+    }
+
+
+OLDER, NEWER = revision("web", "uid-web", "web"), revision("web", "uid-web", "web", "web-new", sequence=2)
+OWNERS = {(APPARMOR, "web"): "web", (APPARMOR, "web-new"): "web"}
+UID = "uid-web"[:8]
+
+
+@pytest.mark.parametrize(
+    ("named", "ours", "published", "held", "expected"),
+    [
+        ("web", going_out(), [OLDER, NEWER], ["d1"], ""),
+        ("web-new", going_out(), [OLDER, NEWER], ["d1", "", "d1"], f"web:2:{UID}"),
+        ("web-new", going_out(), [OLDER, NEWER], ["d1", "d2"], ""),
+        ("web-new", going_out(), [NEWER], ["d2"], ""),
+        ("web-new", going_out("NoNodes"), [OLDER, NEWER], ["d1"], ""),  # a node has to be made for it
+        ("web-new", going_out(), [OLDER], ["d1"], f"web:2:{UID}"),  # it is not published yet
+        # the one that defines it is on no node, and one after it is on its way
+        (
+            "web-new",
+            going_out(generation=3),
+            [OLDER, NEWER, revision("web", "uid-web", "web", "web-new", sequence=3)],
+            ["d1"],
+            f"web:2:{UID}",
+        ),
+        # and what is held still defines what a newer one does not, that nobody has
+        ("web", going_out(), [OLDER, revision("web", "uid-web", "web-new", sequence=2)], ["d1"], ""),
+    ],
+)
+def test_a_pod_waits_for_the_revision_that_defines_its_name(
+    named: str,
+    ours: SecurityProfile,
+    published: list[ProfileRevision],
+    held: list[str],
+    expected: str,
+):
+    """The profile is Available by another one, which has no such name: the pod would fail to start."""
+    revisions = {str(at): one for at, one in enumerate(published)}
+    known = Known({"web": ours}, OWNERS, revisions=revisions, reports=holding(*held))
+    raw = raw_pod(named)
+    made = changed(raw, review_pod(raw, decode(PodObject, raw), known, deny_unknown=True).patch)
+    assert made["metadata"].get("annotations") == ({GATED_FOR: expected} if expected else None)
+
+
+def test_a_name_that_is_not_judged_yet_is_waited_for_though_the_profile_is_available():
+    """An update of the profile and a pod that uses the new name, applied in one file."""
+    ours = going_out(policy="profile web { file, } profile web-new { file, }")
+    owners = {(APPARMOR, "web"): "web"}
+    known = Known({"web": ours}, owners, revisions={"1": OLDER}, reports=holding("d1"))
+    found = {name: gating.find(decode(PodObject, raw_pod(name)), known) for name in ("web", "web-new")}
+    assert found["web"].gated_for == []
+    assert found["web-new"].gated_for == [f"web:2:{UID}"]
+    assert found["web-new"].waits_for == ["web"]
+
+
+def test_the_gate_stays_closed_until_what_the_pod_was_gated_for_is_held():
+    """The operator may not have seen yet that the profile is another: the annotation has its generation."""
+    pod = gated(raw_pod("web-new"), f"web:2:{UID}")
+
+    def awaited(ours: SecurityProfile, held: list[str], *published: ProfileRevision) -> list[str]:
+        revisions = {str(at): one for at, one in enumerate(published)}
+        known = Known({"web": ours}, revisions=revisions, reports=holding(*held))
+        return gating.awaited(pod, known)
+
+    assert awaited(going_out(generation=1), ["d1"], OLDER) == ["web"]
+    assert awaited(going_out(), ["d1"], OLDER) == ["web"]
+    assert awaited(going_out(), ["d1"], OLDER, NEWER) == ["web"]
+    assert awaited(going_out(), ["d1", "d2"], OLDER, NEWER) == []
+    # taken back meanwhile: nobody will ever define it, and the pod's own failure tells of it
+    third = revision("web", "uid-web", "web", sequence=3)
+    assert awaited(going_out(generation=3), ["d1"], OLDER, third) == []
+
+
+def test_a_pod_that_comes_before_anything_is_verified_waits_for_its_own_name():
+    """Available by the first revision, a moment later, is not what it waits for."""
+    policy = "profile web { file, } profile web-new { file, }"
+    first = msgspec.structs.replace(going_out(policy=policy), status=profile("web", available=False).status)
+    raw = raw_pod("web-new")
+    known = Known({"web": first}, {(APPARMOR, "web"): "web"}, revisions={"1": OLDER}, reports=holding(""))
+    made = changed(raw, review_pod(raw, decode(PodObject, raw), known, deny_unknown=True).patch)
+    assert made["metadata"]["annotations"] == {GATED_FOR: f"web:2:{UID}"}
+    known = Known({"web": going_out()}, revisions={"1": OLDER}, reports=holding("d1"))
+    assert gating.awaited(decode(PodObject, made), known) == ["web"]
+
+
+def test_a_text_of_another_kind_of_nodes_is_held_all_the_same():
+    known = Known({"web": going_out()}, OWNERS, revisions={"1": OLDER, "2": NEWER}, reports=holding("d2~"))
+    assert gating.find(decode(PodObject, raw_pod("web-new")), known).gated_for == []
+
+
+def test_who_made_the_profile_anew_counts_anew():
+    """Generations of another object say nothing: the pod would wait for ever."""
+    pod = gated(raw_pod("web-new"), f"web:7:{UID}")
+    anew = profile("web", available=True)
+    metadata = msgspec.structs.replace(anew.metadata, uid="another-uid")
+    anew = msgspec.structs.replace(anew, metadata=metadata)
+    first = revision("web", "another-uid", "web", "web-new")
+    assert gating.awaited(pod, Known({"web": anew}, revisions={"1": first}, reports=holding("d1"))) == []
+    assert gating.awaited(pod, Known({"web": going_out()}, revisions={"1": NEWER})) == ["web"]
+
+
+@pytest.mark.parametrize("more", ["", "x", "7", "-1:u", "9999999999999999999:u", "²:u", "1:2:3"])
+def test_a_generation_that_is_none_is_any(more: str):
+    pod = gated(raw_pod("web"), f"web:{more}")
+    assert gating.gated_for(pod) == {"web": (0, "")}
+    assert gating.awaited(pod, Known({"web": going_out()}, revisions={"1": OLDER})) == []
 
 
 def told(profile: SecurityProfile | None, *conditions: tuple[str, str, str]) -> tuple[str, str]:
