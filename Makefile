@@ -42,8 +42,9 @@ kube: $(VENV)/.done test-deps ## Against a real kube-apiserver and etcd
 e2e: $(VENV)/.done lab-deps ## On the lab: real kernels with AppArmor and SELinux
 	$(PY) -m tests.e2e
 
-e2e-all: $(VENV)/.done lab-deps ## The same with the longest stories: before a release, and after a change of what they tell
+e2e-all: $(VENV)/.done lab-deps ## The same with the longest stories, and once more by the chart: before a release
 	$(PY) -m tests.e2e --all
+	INSTALL=helm $(PY) -m tests.e2e -v -m "not long"
 
 CORPUS ?=
 .PHONY: corpus

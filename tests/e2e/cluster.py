@@ -31,6 +31,13 @@ BUSYBOX = "docker.io/library/busybox:lab"
 APPARMOR_NODES = ("debian12", "debian13")
 SELINUX_NODE = "selinux"
 NODES = (*APPARMOR_NODES, SELINUX_NODE)
+# A seccomp profile.
+NO_MKDIR = json.dumps(
+    {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    }
+)
 
 # A kernel's profile as the tests see it: mode and hash of its raw data.
 Kernel = dict[str, tuple[str, str]]

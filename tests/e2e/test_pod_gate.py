@@ -171,12 +171,22 @@ def all_told(space: str) -> list[str]:
     return list(found.values())
 
 
-def test_a_gated_pod_gets_a_node_of_an_empty_group(tmp_path: Path):
-    """Who adds the node is an autoscaler elsewhere; what it goes by is that the pod can't be placed."""
+def test_a_gated_pod_gets_a_node_of_an_empty_group():
+    """Who adds the node is an autoscaler elsewhere; what it goes by is that the pod can't be placed.
+
+    The profile is held back at first: with no node to load it, it is Available before most pods are made.
+    """
     group = "pool=empty"
+    held_back = profile(
+        "zero", deny_write("zero"), suspend=True, nodeSelector={"matchLabels": {"pool": "empty"}}
+    )
+    apply(held_back)
+    eventually(lambda: ready("zero")[1] == "Suspended")
     with namespace("gate-zero", **ENABLED) as space, watched(pods_of(space)) as states:
-        made = deployment(space, "zero", "zero", REPLICAS)
-        apply_together(tmp_path, made, nodeSelector={"matchLabels": {"pool": "empty"}})
+        apply(deployment(space, "zero", "zero", REPLICAS))
+        eventually(lambda: len(names(states)) == REPLICAS)
+        del held_back["spec"]["suspend"]
+        apply(held_back)
 
         def unschedulable() -> bool:
             """The gates are gone, and nowhere is room."""

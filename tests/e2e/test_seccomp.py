@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.cluster import (
+    NO_MKDIR,
     NODES,
     SELINUX_NODE,
     agent_of_selinux_stays,
@@ -31,12 +31,6 @@ from tests.e2e.cluster import (
 )
 
 FOLDER = "/var/lib/kubelet/seccomp/hauberk"
-NO_MKDIR = json.dumps(
-    {
-        "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
-    }
-)
 # The first profile of this type has the node with SELinux get its other agent.
 FIRST_SECONDS = 120
 

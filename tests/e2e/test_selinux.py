@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.cluster import (
+    NO_MKDIR,
     SELINUX_NODE,
     SYSTEM,
     agent_of_selinux_stays,
@@ -21,13 +22,16 @@ from tests.e2e.cluster import (
     condition,
     confined,
     deny_write,
+    deployment,
     events,
     eventually,
     get,
     kubectl,
     lab,
+    namespace,
     ok,
     on_node,
+    pods_of,
     profile,
     ready,
     remove,
@@ -36,7 +40,10 @@ from tests.e2e.cluster import (
     start,
     wait_published,
     wait_ready,
+    wait_rolled_out,
+    watched,
 )
+from tests.e2e.cluster import failures as failures_in
 
 # With the agent's own start, where it is the first profile of its type.
 WITHIN_SECONDS = 180
@@ -242,6 +249,44 @@ def test_what_someone_does_to_the_store_is_undone_and_what_is_theirs_is_left_alo
         wait_ready("kept", WITHIN_SECONDS)
     finally:
         on_node(SELINUX_NODE, "semodule", "-X", "200", "-r", "hauberk_theirs")
+
+
+def test_a_pod_waits_for_its_type_and_for_its_seccomp_profile():
+    """Both are held back at first, so the pod is sure to come before them."""
+    calls = seccomp_profile("gate-calls", NO_MKDIR, suspend=True)
+    module = selinux_profile("gate-type", container("gate_type"))
+    module["spec"]["suspend"] = True
+    for one in (calls, module):
+        apply(one)
+        eventually(lambda name=one["metadata"]["name"]: ready(name)[1] == "Suspended")
+    names = {
+        "seLinuxOptions": {"type": "gate_type.process"},
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "hauberk/gate-calls.json"},
+    }
+    with (
+        namespace("gate-types", **{"hauberk.dev/pod-gate": "enabled"}) as space,
+        watched(pods_of(space)) as states,
+    ):
+        apply(deployment(space, "typed", "", replicas=1, securityContext=names))
+        eventually(lambda: len(states) >= 1)
+        assert states[0]["metadata"]["annotations"]["hauberk.dev/gated-for"] == "gate-calls,gate-type"
+        assert {"name": "hauberk.dev/profiles-pending"} in states[0]["spec"]["schedulingGates"]
+        del calls["spec"]["suspend"]
+        apply(calls)
+        wait_ready("gate-calls", WITHIN_SECONDS)
+        gated = get("pods", f"--namespace={space}")["items"]
+        assert [len(one["spec"]["schedulingGates"]) for one in gated] == [1]  # the module is not there yet
+        del module["spec"]["suspend"]
+        apply(module)
+        (pod,) = wait_rolled_out(space, "typed", timeout=WITHIN_SECONDS)
+
+        # the only node whose kernel has SELinux: the gate kept the pod to it
+        assert pod["spec"]["nodeName"] == SELINUX_NODE
+        where = (pod["metadata"]["name"], f"--namespace={space}", "--")
+        context = ok(kubectl("exec", *where, "cat", "/proc/1/attr/current"))
+        assert context.startswith("system_u:system_r:gate_type.process:s0:c")
+        assert "Operation not permitted" in kubectl("exec", *where, "mkdir", "/tmp/x").stderr
+        assert failures_in(space, states) == []
 
 
 def test_one_cluster_has_profiles_of_all_types():
