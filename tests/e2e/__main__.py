@@ -1,8 +1,8 @@
 """`python -m tests.e2e [--all | PYTEST OPTIONS]`: brings a lab up and runs the end-to-end tests on it.
 
 The tests run inside the lab's network namespace, where the API server and the nodes' addresses are. After
-them come five rounds of chaos, and the tests of the lab itself. Without --all the longest stories are left
-out: what they tell is held by the tests against a real API server too, but for the kernels.
+them come five rounds of chaos, and with --all the tests of the lab itself. Without --all the longest stories
+are left out: what they tell is held by the tests against a real API server too, but for the kernels.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> int:
             lab("run", "--", sys.executable, "-m", "pytest", "tests/e2e", *LIMIT, *options, *choice)
             if whole:
                 lab("run", "--", sys.executable, "-m", "tests.chaos.loop", *CHAOS)
+            if given == ["--all"]:
                 lab("run", "--", sys.executable, "-m", "pytest", "tests/lab", "-m", "lab", *options)
     except subprocess.CalledProcessError as error:
         return error.returncode

@@ -200,6 +200,7 @@ def test_a_store_from_before_hauberk_takes_nothing_from_a_kernel(before: Held):
     assert_taken_over(before)
 
 
+@pytest.mark.long
 def test_hauberk_that_is_taken_away_leaves_profiles_loaded_and_objects_that_can_go(before: Held):
     uninstall()
     # Its pods end when the garbage collector comes to them, late where kinds have come and gone.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.cluster import (
     APPARMOR_NODES,
     apply,
@@ -65,6 +67,7 @@ def test_a_forced_deletion_can_be_taken_back_by_applying_the_profile_again():
     assert kubectl("exec", "regretter", "--", "touch", "/tmp/y").code == 1
 
 
+@pytest.mark.long
 def test_a_node_that_was_away_during_a_deletion_cleans_up_by_itself():
     apply(profile("missed", deny_write("missed")))
     wait_ready("missed")
@@ -81,6 +84,7 @@ def test_a_node_that_was_away_during_a_deletion_cleans_up_by_itself():
     eventually(lambda: get("profilerevisions")["items"] == [])
 
 
+@pytest.mark.long
 def test_a_finalizer_that_someone_takes_off_leaves_nothing_behind():
     apply(profile("cut-short", deny_write("cut-short")))
     wait_ready("cut-short")
@@ -96,6 +100,7 @@ def test_a_finalizer_that_someone_takes_off_leaves_nothing_behind():
         eventually(lambda node=node: files(node) == [])
 
 
+@pytest.mark.long
 def test_a_node_that_is_no_longer_selected_keeps_what_is_in_use():
     selector = {"matchLabels": {"kubernetes.io/hostname": "debian12"}}
     apply(profile("deselected", deny_write("deselected")))

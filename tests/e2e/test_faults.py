@@ -59,6 +59,7 @@ def test_a_node_that_reboots_is_not_ready_until_its_new_kernel_was_read():
     assert kernel("debian13")["rebooted"] == kernel("debian12")["rebooted"]
 
 
+@pytest.mark.long
 def test_a_node_that_is_cut_off_is_counted_and_holds_nobody_up():
     apply(profile("cut", deny_write("cut")))
     wait_ready("cut")
@@ -166,6 +167,7 @@ def test_an_agent_writes_its_own_nodes_report_and_nothing_else():
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 
 
+@pytest.mark.long
 def test_a_node_that_joins_gets_what_is_there():
     apply(profile("joining", deny_write("joining")))
     wait_ready("joining")

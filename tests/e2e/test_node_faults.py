@@ -36,6 +36,7 @@ NODE = "debian12"
 STATE, POLICIES = "/var/lib/hauberk", "/etc/apparmor.d"
 
 
+@pytest.mark.long
 def test_records_that_were_torn_are_set_aside_and_told_and_nothing_is_lost():
     apply(profile("torn", deny_write("torn")))
     wait_ready("torn")
@@ -83,6 +84,7 @@ FULL = f"mount -t tmpfs -o size=64k tmpfs {STATE} && ! head --bytes=100000 /dev/
 READ_ONLY = f"mount --bind {POLICIES} {POLICIES} && mount -o remount,bind,ro {POLICIES}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mount", "folder", "words"),
     [

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.e2e.cluster import (
@@ -171,6 +172,7 @@ def all_told(space: str) -> list[str]:
     return list(found.values())
 
 
+@pytest.mark.long
 def test_a_gated_pod_gets_a_node_of_an_empty_group():
     """Who adds the node is an autoscaler elsewhere; what it goes by is that the pod can't be placed.
 

@@ -233,6 +233,7 @@ def failures(name: str) -> object:
     return get("secprof", name)["status"].get("failures")
 
 
+@pytest.mark.long
 def test_what_someone_does_to_the_store_is_undone_and_what_is_theirs_is_left_alone():
     on_node(SELINUX_NODE, "sh", "-c", "echo '(block theirs (type t))' > /tmp/hauberk_theirs.cil")
     on_node(SELINUX_NODE, "semodule", "-X", "200", "-i", "/tmp/hauberk_theirs.cil")
@@ -289,6 +290,7 @@ def test_a_pod_waits_for_its_type_and_for_its_seccomp_profile():
         assert failures_in(space, states) == []
 
 
+@pytest.mark.long
 def test_one_cluster_has_profiles_of_all_types():
     apply(profile("of-apparmor", deny_write("of-apparmor")))
     apply(seccomp_profile("of-seccomp", json.dumps({"defaultAction": "SCMP_ACT_LOG"})))
