@@ -12,13 +12,14 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
 import tenacity
 
-from ..crds.errors import BusyFault, ClusterFault, RefusedFault
+from ..crds.errors import BusyFault, ClusterFault
 from ..crds.metrics import Reading
 from ..crds.models import ProfileStatus, SecurityProfile, decode
 from ..crds.names import ADMISSION, FINALIZER, PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
@@ -272,14 +273,9 @@ class Controller(Loop[OperatorsCluster]):
                 # an agent that started again counts from one
                 new = one.count - last if one.count > last else one.count
                 key, event = (one.type, one.profile), (Reason.DRIFT_REPAIRED, one.profile)
-                if self.is_left_alone(event):
+                tell = partial(self.cluster.tell, profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
+                if not await self.by_itself(event, tell, profile=one.profile):
                     continue
-                try:
-                    await self.cluster.tell(profile, Reason.DRIFT_REPAIRED, one.message, warning=True)
-                except RefusedFault as fault:
-                    self.was_refused(event, fault, profile=one.profile)
-                    continue
-                self.backoffs.taken(event)
                 self.repaired[key] = self.repaired.get(key, 0) + new
             self.repairs[one.node, one.type, one.profile] = one.count  # told: not again if a later one fails
 
@@ -470,15 +466,11 @@ class Controller(Loop[OperatorsCluster]):
                 settings_from(own, await self.cluster.own_deployment_uid(), self.on_nodes)
             )
         for name, manifest in self.manifests.items():
-            key = "DaemonSet", name
             if name not in self.applied or self.daemonsets.get(name) != self.applied[name]:
-                if self.is_left_alone(key):
-                    continue
-                try:
-                    generation = await self.cluster.apply_daemonset(name, manifest)
-                except RefusedFault as fault:
-                    self.was_refused(key, fault, daemonset=name)
-                    continue
-                self.backoffs.taken(key)
-                self.applied[name] = self.daemonsets[name] = generation
-                log.info("agents", name=name, generation=generation, image=image_of(manifest))
+                apply = partial(self._apply_daemonset, name, manifest)
+                await self.by_itself(("DaemonSet", name), apply, daemonset=name)
+
+    async def _apply_daemonset(self, name: str, manifest: dict[str, Any]) -> None:
+        generation = await self.cluster.apply_daemonset(name, manifest)
+        self.applied[name] = self.daemonsets[name] = generation
+        log.info("agents", name=name, generation=generation, image=image_of(manifest))

@@ -24,7 +24,6 @@ from ..crds.models import (
     NodeSelector,
     ProfileNode,
     ProfileRevision,
-    RevisionSpec,
     SecurityProfile,
 )
 from ..crds.names import (
@@ -42,7 +41,7 @@ from ..crds.names import (
 )
 from ..crds.pods import MIRROR, Named, PodObject, named
 from ..crds.reasons import Reason
-from .snapshot import parse_time
+from .snapshot import by_owner, parse_time
 
 _GATED = "true"
 _TERMS = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -52,6 +51,7 @@ _SECCOMP_FOLDER, _, _SECCOMP_END = seccomp_reference("*").partition("*")
 _GENERATION = re.compile(r"[0-9]{1,18}")
 # A condition of a SecurityProfile is first said when it is made, or a little later where much is to be done.
 _FIRST_SAID = timedelta(seconds=60)
+_UNSAID = Condition(type="Available", status="Unknown", reason="", message="", observed_generation=0)
 # SecurityProfiles by the type of their profiles and the name of one.
 Owners = Mapping[tuple[str, str], str]
 
@@ -74,28 +74,20 @@ class Known:
     revisions: Mapping[str, ProfileRevision] = field(default_factory=dict[str, ProfileRevision])
     reports: Mapping[str, ProfileNode] = field(default_factory=dict[str, ProfileNode])
 
-    @cached_property
-    def _own(self) -> Mapping[str, list[ProfileRevision]]:
-        found: dict[str, list[ProfileRevision]] = {}
-        for one in self.revisions.values():
-            owner = self.profiles.get(one.spec.profile)
-            if owner is not None and owner.metadata.uid == one.spec.profile_uid:
-                found.setdefault(one.spec.profile, []).append(one)
-        for several in found.values():
-            several.sort(key=lambda one: one.spec.placement.sequence, reverse=True)
-        return found
+    def published(self, profile: SecurityProfile) -> list[ProfileRevision]:
+        """Return what is published of a SecurityProfile, the newest first."""
+        return self._by_owner.get(profile.metadata.uid, [])
 
     @cached_property
-    def published(self) -> Mapping[str, list[RevisionSpec]]:
-        """Return what is published of each SecurityProfile, by its name: the newest first."""
-        return {name: [one.spec for one in several] for name, several in self._own.items()}
+    def _by_owner(self) -> Mapping[str, list[ProfileRevision]]:
+        return by_owner(self.revisions.values())
 
-    def published_before(self, profile: str, since: str) -> list[RevisionSpec]:
+    def published_before(self, profile: SecurityProfile, since: str) -> list[ProfileRevision]:
         """Return what of a SecurityProfile was published by a time (RFC 3339) and is there still."""
         at = parse_time(since)
         return [
-            one.spec
-            for one in self._own.get(profile, ())
+            one
+            for one in self.published(profile)
             if (made := one.metadata.creation_timestamp) and parse_time(made) <= at
         ]
 
@@ -120,10 +112,10 @@ class Known:
         if self.owners is not None:
             return self.owners
         return {
-            (spec.type, name): profile
-            for profile, several in self.published.items()
-            for spec in several
-            for text in spec.content.texts
+            (one.spec.type, name): owner
+            for owner, profile in self.profiles.items()
+            for one in self.published(profile)
+            for text in one.spec.content.texts
             for name in text.names
         }
 
@@ -201,12 +193,11 @@ def _is_by_name(one: Named, profile: SecurityProfile, known: Known) -> bool:
 
     While a revision goes out it is Available by an older one, which may not define all names of the new one.
     """
-    said = _available(profile)
-    available = said is not None and said.status == "True"
-    if one.type == SECCOMP or (available and said is not None and said.reason == Reason.NO_NODES):
+    available = is_available(profile)
+    if one.type == SECCOMP or (available and _said(profile).reason == Reason.NO_NODES):
         return True
-    revisions = known.published.get(profile.metadata.name, [])
-    defining = {spec.content.digest for spec in revisions if _defines(spec, one)}
+    revisions = known.published(profile)
+    defining = {each.spec.content.digest for each in revisions if _defines(each, one)}
     if len(defining) == len(revisions):  # as nearly always: whichever it is, or will be
         return True
     return available and not defining.isdisjoint(known.held(profile.metadata.name, profile.spec.type))
@@ -214,13 +205,12 @@ def _is_by_name(one: Named, profile: SecurityProfile, known: Known) -> bool:
 
 def _first_defined(one: Named, profile: SecurityProfile, known: Known) -> int:
     """Return the generation by which a name is defined, which may not be published yet."""
-    revisions = known.published.get(profile.metadata.name, [])
-    sequences = [spec.placement.sequence for spec in revisions if _defines(spec, one)]
-    return min(sequences, default=profile.metadata.generation)
+    defining = (each.spec.placement.sequence for each in known.published(profile) if _defines(each, one))
+    return min(defining, default=profile.metadata.generation)
 
 
-def _defines(spec: RevisionSpec, one: Named) -> bool:
-    return any(one.name in text.names for text in spec.content.texts)
+def _defines(revision: ProfileRevision, one: Named) -> bool:
+    return any(one.name in text.names for text in revision.spec.content.texts)
 
 
 def _short(profile: SecurityProfile) -> str:
@@ -280,12 +270,12 @@ def _looks_like_ours(one: Named) -> bool:
 
 def is_available(profile: SecurityProfile) -> bool:
     """Return whether pods may be scheduled that name it."""
-    said = _available(profile)
-    return said is not None and said.status == "True"
+    return _said(profile).status == "True"
 
 
-def _available(profile: SecurityProfile) -> Condition | None:
-    return next((one for one in profile.status.conditions if one.type == "Available"), None)
+def _said(profile: SecurityProfile) -> Condition:
+    """Return the condition Available; one that says nothing where there is none yet."""
+    return next((one for one in profile.status.conditions if one.type == "Available"), _UNSAID)
 
 
 def was_available(profile: SecurityProfile, known: Known, since: str) -> bool:
@@ -294,11 +284,11 @@ def was_available(profile: SecurityProfile, known: Known, since: str) -> bool:
     It was not before anything of it was published; and of one that has just been made it is said a moment
     later that it is not.
     """
-    said = _available(profile)
-    if said is None or said.status != "False" or not since or not said.last_transition_time:
+    said = _said(profile)
+    if said.status != "False" or not since or not said.last_transition_time:
         return False
     lost, made = parse_time(said.last_transition_time), parse_time(profile.metadata.creation_timestamp)
-    out = known.published_before(profile.metadata.name, since)
+    out = known.published_before(profile, since)
     return bool(out) and lost > parse_time(since) and lost - made > _FIRST_SAID
 
 
@@ -329,8 +319,8 @@ def awaited(pod: PodObject, known: Known) -> list[str]:
         if one is None or one.metadata.deletion_timestamp is not None or not is_available(one):
             names.add(name)
         elif of == _short(one):
-            there = known.published.get(name)
-            if not there or there[0].placement.sequence < generation:
+            there = known.published(one)
+            if not there or there[0].spec.placement.sequence < generation:
                 names.add(name)
     return sorted(names)
 

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -364,36 +365,42 @@ class Loop(Generic[C]):
             if not self.leads():
                 return None
             key = "SecurityProfile", profile.metadata.uid, str(profile.metadata.generation)
-            if self.is_left_alone(key):
-                continue
             await self.let_others()
             self.goes_on()
             try:
-                await keep(name, profile)
-                self.backoffs.taken(key)
+                await self.by_itself(key, partial(keep, name, profile), profile=name)
             except BusyFault:
                 raise
-            except RefusedFault as fault:
-                self.was_refused(key, fault, profile=name)
             except ClusterFault as fault:
                 faults.append(fault)
             except Exception:
                 log.exception("bug", profile=name)
         return faults
 
-    def is_left_alone(self, key: tuple[str, ...]) -> bool:
-        """Return whether the API refused what was written of an object a short while ago."""
-        until = self.backoffs.left_until(key)
-        if until <= self.clock():
-            return False
-        self.wake_by(until)
-        return True
+    async def by_itself(
+        self, key: tuple[str, ...], work: Callable[[], Awaitable[object]], **about: str
+    ) -> bool:
+        """Do something that is about one object, unless the API refused it a short while ago.
 
-    def was_refused(self, key: tuple[str, ...], fault: RefusedFault, **about: str) -> None:
-        """Take note of a write that the API refused, of whatever is not refused again by its own fault."""
-        self.wake_by(self.backoffs.refused(key, self.clock()))
-        self.counts.count(RETRIES, "write")
-        log.warning("will try again", **about, message=fault.message)
+        Returns whether it was done. Where it is refused that is logged, with `about`, and the loop wakes to
+        try again.
+
+        Raises:
+            ClusterFault: it was not this object that was in the way.
+        """
+        until = self.backoffs.left_until(key)
+        if until > self.clock():
+            self.wake_by(until)
+            return False
+        try:
+            await work()
+        except RefusedFault as fault:
+            self.wake_by(self.backoffs.refused(key, self.clock()))
+            self.counts.count(RETRIES, "write")
+            log.warning("will try again", **about, message=fault.message)
+            return False
+        self.backoffs.taken(key)
+        return True
 
     def remember(self, before: SecurityProfile, after: SecurityProfile) -> None:
         """Take note of what was just written, so that the next round does not write it again.
@@ -417,7 +424,6 @@ class Loop(Generic[C]):
             log.info("write", what=type(write).__name__, object=object_of(write), **told_of(write))
             if not await self.cluster.carry_out(write):
                 return False
-            self.backoffs.taken(_key(write))
             self.carried_out(write)
         return True
 
@@ -432,18 +438,20 @@ class Loop(Generic[C]):
         Raises:
             BusyFault: the API server has no time, for the others neither.
         """
-        due = [write for write in writes if not self.is_left_alone(_key(write))]
         faults: list[ClusterFault] = []
-        async for write, fault in self.refusals(due):
-            if isinstance(fault, RefusedFault):
-                what, name = key = _key(write)
-                self.was_refused(key, fault, what=what, object=name)
-            else:
+        for write in writes:
+            what, name = key = type(write).__name__, object_of(write)
+            try:
+                await self.by_itself(key, partial(self.carry_out, [write]), what=what, object=name)
+            except BusyFault:
+                raise
+            except ClusterFault as fault:
                 faults.append(fault)
+            await self.let_others()
         return faults
 
     async def refusals(self, writes: Iterable[W]) -> AsyncIterator[tuple[W, ClusterFault]]:
-        """Do the same; yield each that the API did not take, as soon as that is known.
+        """Do the same for writes whose object is left alone elsewhere; yield each that was not taken.
 
         Raises:
             BusyFault: the API server has no time, for the others neither.
@@ -456,10 +464,6 @@ class Loop(Generic[C]):
             except ClusterFault as fault:
                 yield write, fault
             await self.let_others()
-
-
-def _key(write: Write) -> tuple[str, str]:
-    return type(write).__name__, object_of(write)
 
 
 # What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.

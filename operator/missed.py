@@ -123,14 +123,14 @@ def _never_waited_for(pod: PodObject, found: Found, known: Known) -> list[str]:
         name
         for name in found.waits_for
         if name not in before and not was_available(found.managed[name], known, since)
-        if not (since and name in found.newer and _had_the_name(pod, name, known))
+        if not (since and name in found.newer and _had_the_name(pod, found.managed[name], known))
     ]
 
 
-def _had_the_name(pod: PodObject, profile: str, known: Known) -> bool:
+def _had_the_name(pod: PodObject, profile: SecurityProfile, known: Known) -> bool:
     """Return whether what was published of a SecurityProfile as a pod was created defined what that names."""
     there = known.published_before(profile, pod.metadata.creation_timestamp)
-    defined = {name for spec in there for text in spec.content.texts for name in text.names}
+    defined = {name for each in there for text in each.spec.content.texts for name in text.names}
     return any(one.name in defined for one in named(pod))
 
 
@@ -139,8 +139,8 @@ def _misplaced(pod: PodObject, found: Found, known: Known, node: NodeView) -> Te
 
     One that was asked about is kept to the others; one that its author put there is not asked about.
     """
+    report = known.reports.get(node.name)
     for name, profile in sorted(found.managed.items()):
-        report = known.reports.get(node.name)
         if report and report.status.held(name, profile.spec.type).revision:
             continue  # what is asked for now may be none of what is published
         if why := _unfit(profile, node):

@@ -6,7 +6,7 @@ the admission (`publisher`) by `desired`: it has the texts and knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -125,12 +125,17 @@ class Snapshot:
 
     @cached_property
     def _by_owner(self) -> dict[str, list[ProfileRevision]]:
-        found: dict[str, list[ProfileRevision]] = {}
-        for one in self.revisions.values():
-            found.setdefault(one.spec.profile_uid, []).append(one)
-        for several in found.values():
-            several.sort(key=lambda one: one.spec.placement.sequence, reverse=True)
-        return found
+        return by_owner(self.revisions.values())
+
+
+def by_owner(revisions: Iterable[ProfileRevision]) -> dict[str, list[ProfileRevision]]:
+    """Return revisions by the UID of the SecurityProfile that they are of, the wanted one of each first."""
+    found: dict[str, list[ProfileRevision]] = {}
+    for one in revisions:
+        found.setdefault(one.spec.profile_uid, []).append(one)
+    for several in found.values():
+        several.sort(key=lambda one: one.spec.placement.sequence, reverse=True)
+    return found
 
 
 def node_view(body: Mapping[str, Any]) -> NodeView:
