@@ -1,7 +1,7 @@
 """Every metric of Hauberk's: name, type, labels and meaning. Pure: a table, and what is asked of who counts.
 
-`operator/metrics.py` and `daemonset/metrics.py` keep the values; docs/reference/metrics.md, the alerts and
-the dashboard are tested against this table. Decisions count nothing: only the rims and the loops import it.
+`exporter` keeps the values; docs/reference/metrics.md, the alerts and the dashboard are tested against this
+table. Decisions count nothing: only the rims and the loops import it.
 
 Names and types follow https://prometheus.io/docs/practices/naming and the text format 0.0.4
 (https://prometheus.io/docs/instrumenting/exposition_formats).

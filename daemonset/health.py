@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, Callable
 import structlog
 import tenacity
 
+from ..crds.exporter import Metrics
 from .agent import Agent
-from .metrics import CONTENT_TYPE, Metrics
 
 log = structlog.get_logger()
 
@@ -120,17 +120,16 @@ def _probed(agent: Agent, request: bytes) -> bytes:
     elif request.startswith(b"GET /readyz "):
         good = alive and agent.is_ready()
     else:
-        return _response("404 Not Found", "only /healthz and /readyz\n")
-    return _response("200 OK", "ok\n") if good else _response("503 Service Unavailable", "not yet\n")
+        return _response("404 Not Found", b"only /healthz and /readyz\n")
+    return _response("200 OK", b"ok\n") if good else _response("503 Service Unavailable", b"not yet\n")
 
 
 def _measured(metrics: Metrics, request: bytes) -> bytes:
     if not request.startswith((b"GET /metrics ", b"GET /metrics?")):
-        return _response("404 Not Found", "only /metrics\n")
-    return _response("200 OK", metrics.text(), CONTENT_TYPE)
+        return _response("404 Not Found", b"only /metrics\n")
+    return _response("200 OK", *metrics.text())
 
 
-def _response(status: str, body: str, content_type: str = "text/plain") -> bytes:
-    content = body.encode(errors="replace")
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + content
+def _response(status: str, body: bytes, content_type: str = "text/plain") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + body

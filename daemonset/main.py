@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..crds import logs, metrics, settings
+from ..crds.exporter import Metrics
 from ..profiles.parser import Parser
 from . import health
 from .agent import Agent
@@ -24,7 +25,6 @@ from .apparmor import AppArmor
 from .backend import Backend
 from .cluster import Cluster
 from .host import KUBELET, ROOT, Host
-from .metrics import Metrics
 from .seccomp import Seccomp
 from .selinux import SELinux
 from .semodule import PRIORITY, Store
@@ -76,7 +76,7 @@ async def run(settings: Settings) -> None:
     kubelets = (host.kubelets_folder() if settings.whole_host else "") or settings.kubelet
     host = dataclasses.replace(host, seccomp=ROOT / kubelets.lstrip("/") / "seccomp")
     way = of_pod(os.environ)
-    counts = Metrics()
+    counts = Metrics(metrics.AGENT)
     cluster = Cluster(Api.open(way, counts), settings.node, way.namespace)
     found = await backends(host, cluster, settings)
     agent = Agent(host, cluster, found, settings.node, counts=counts)

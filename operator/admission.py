@@ -13,6 +13,7 @@ from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
 from ..crds import logs, metrics, settings
+from ..crds.exporter import of_loop
 from ..crds.names import ADMISSION
 from ..profiles.check import Judge
 from ..profiles.parser import Parser, pinned_features
@@ -22,7 +23,6 @@ from .admissions_cluster import WRITES, AdmissionsCluster
 from .election import Election
 from .judging import Judging
 from .loop import KINDS
-from .metrics import of_loop
 from .publisher import Publisher
 from .trust import Trust
 from .webhook import PORT, Webhook

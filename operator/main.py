@@ -13,12 +13,12 @@ from lightkube import AsyncClient
 from lightkube.core.exceptions import ConfigError
 
 from ..crds import logs, metrics, settings
+from ..crds.exporter import of_loop
 from . import handlers, probes
 from .agent_settings import on_nodes
 from .controller import Controller
 from .election import Election
 from .loop import KINDS
-from .metrics import of_loop
 from .operators_cluster import WRITES, OperatorsCluster
 
 

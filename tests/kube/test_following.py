@@ -6,34 +6,37 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
-import httpx2
+import httpcore2
 import pytest
 from hauberk.crds.models import ProfileRevision
 from hauberk.crds.names import API_VERSION, CONTRACT, GROUP, PROFILE_REVISIONS, VERSION
 from hauberk.daemonset import following
 from hauberk.daemonset.api import Api, ApiFault, Change, ExpiredFault, Listed, Resource, T
 from hauberk.daemonset.cluster import Cluster
+from hauberk.daemonset.way import Way
 from kubernetes import config
 from kubernetes.client import CustomObjectsApi
-from lightkube import KubeConfig
-from lightkube.config import client_adapter
 
 from lab.controlplane import APISERVER, ETCD, ControlPlane
 from tests.kube.conftest import CRDS, Kubectl, wait_served
+
+Send = Callable[[httpcore2.Request], Awaitable[httpcore2.Response]]
 
 REVISIONS = Resource(f"/apis/{API_VERSION}/{PROFILE_REVISIONS}", ProfileRevision)
 numbers = itertools.count(1)
 
 
-def connect(kubeconfig: Path) -> Api:
-    way = KubeConfig.from_file(kubeconfig).get()
-    assert way
-    client = client_adapter.AsyncClient(way, client_adapter.ConnectionParams(http2=True))
-    return Api(client, client)
+def connect(control_plane: ControlPlane) -> Api:
+    """Return the API server as an agent asks it, but by a certificate: without its roles."""
+    keys = control_plane.credentials.folder
+    tls = ssl.create_default_context(cafile=str(keys / "ca.crt"))
+    tls.load_cert_chain(keys / "admin.crt", keys / "admin.key")
+    return Api.open(Way(control_plane.at.server, tls, lambda: "none", "ns"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +62,20 @@ class Follower:
         self.known: dict[str, ProfileRevision] = {}
         self.news = asyncio.Event()
         self.lists, self.watches, self.told = 0, 0, 0
-        api.client.event_hooks = {"request": [self.count]}
+        for pool in (api.client, api.watcher):
+            # what `request` and `stream` go through, of either
+            vars(pool)["handle_async_request"] = self.counting(pool.handle_async_request)
 
-    async def count(self, request: httpx2.Request) -> None:
-        if "watch" in request.url.params:
-            self.watches += 1
-        else:
-            self.lists += 1
-        self.news.set()
+    def counting(self, send: Send) -> Send:
+        async def sent(request: httpcore2.Request) -> httpcore2.Response:
+            if b"watch=true" in request.url.target:
+                self.watches += 1
+            else:
+                self.lists += 1
+            self.news.set()
+            return await send(request)
+
+        return sent
 
     def listed(self, revisions: Mapping[str, ProfileRevision]) -> None:
         self.told += 1
@@ -152,7 +161,7 @@ async def test_watches_that_end_are_gone_on_with_and_nothing_is_listed_again(
     store: Store, control_plane: ControlPlane
 ):
     old = store.create()
-    follower = Follower(connect(control_plane.kubeconfig))
+    follower = Follower(connect(control_plane))
     async with follower.follows():
         await follower.until(lambda: follower.known.keys() == {old})
         for count in range(1, 4):  # between one watch and the next, in the middle of one: wherever it falls
@@ -171,7 +180,7 @@ async def test_watches_that_end_are_gone_on_with_and_nothing_is_listed_again(
 
 async def test_the_server_sends_bookmarks(store: Store, control_plane: ControlPlane):
     """Two seconds before a watch ends at the latest, of whatever came since it began."""
-    connection = connect(control_plane.kubeconfig)
+    connection = connect(control_plane)
     try:
         listed = await connection.list(REVISIONS)
         async with aclosing(connection.watch(REVISIONS, listed.version, 5)) as changes:
@@ -187,8 +196,7 @@ async def test_the_server_sends_bookmarks(store: Store, control_plane: ControlPl
 
 async def test_a_version_that_nobody_remembers_costs_one_list(store: Store, control_plane: ControlPlane):
     old = store.create()
-    client = connect(control_plane.kubeconfig).client
-    aged = Aged(client, client)
+    aged = Aged(**vars(connect(control_plane)))
     with pytest.raises(ExpiredFault, match="410 Expired"):
         assert not [change async for change in aged.watch(REVISIONS, "1", 5) if change.name]
     follower = Follower(aged)
@@ -226,8 +234,7 @@ async def test_a_store_that_was_put_back_is_listed_as_it_is(
     """A watch from a version that it has not reached hears nothing, and nobody says so."""
     monkeypatch.setattr(following, "RELIST_AFTER_BREAK_SECONDS", (1.0, 1.0))
     old = store.create()
-    client = connect(control_plane.kubeconfig).client
-    ahead = Ahead(client, client)
+    ahead = Ahead(**vars(connect(control_plane)))
     follower = Follower(ahead)
     async with follower.follows():
         await follower.until(lambda: follower.watches == 1)
@@ -257,7 +264,7 @@ async def test_what_happened_while_the_server_was_away_is_known_when_it_is_back(
     with config.new_client_from_config(str(alone.kubeconfig)) as connection:
         store = Store(CustomObjectsApi(connection))
         old = store.create()
-        follower = Follower(connect(alone.kubeconfig))
+        follower = Follower(connect(alone))
         async with follower.follows():
             await follower.until(lambda: follower.known.keys() == {old})
             watches = follower.watches

@@ -11,13 +11,13 @@ from typing import Any, cast
 import httpx2
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault, RefusedFault
+from hauberk.crds.exporter import of_loop
 from hauberk.crds.metrics import API_WRITES, RESULTS, Metric, Uncounted
 from hauberk.crds.models import ProfileStatus, SecurityProfile, decode
 from hauberk.crds.names import PENDING_TAINT, SECURITY_PROFILES
 from hauberk.operator.budget import Budget
 from hauberk.operator.cluster import BUSY_SECONDS, PAGE, Held
 from hauberk.operator.loop import Loop
-from hauberk.operator.metrics import of_loop
 from hauberk.operator.operators_cluster import WRITES, OperatorsCluster
 from hauberk.operator.writes import (
     AddFinalizer,

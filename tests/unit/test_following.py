@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
-from hauberk.crds.metrics import API_WRITES, WATCH_RESTARTS
+from hauberk.crds.exporter import Metrics
+from hauberk.crds.metrics import AGENT, API_WRITES, WATCH_RESTARTS
 from hauberk.crds.models import Metadata, Model
 from hauberk.daemonset import api as apis
 from hauberk.daemonset import following
-from hauberk.daemonset.api import Api, ApiFault, ExpiredFault, Resource
-from hauberk.daemonset.metrics import Metrics
+from hauberk.daemonset.api import ApiFault, ExpiredFault, Resource
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.answering import connected
 from tests.scraped import value
 
 GO = asyncio.sleep
@@ -101,7 +103,7 @@ class Server:
     lists: list[Json] = field(default_factory=list[Json])
     watches: list[Json] = field(default_factory=list[Json])
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    counts: Metrics = field(default_factory=Metrics)
+    counts: Metrics = field(default_factory=lambda: Metrics(AGENT))
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         asked = dict(request.url.params)
@@ -149,12 +151,6 @@ class Seen:
             self.things.pop(name, None)
         else:
             self.things[name] = one.spec
-
-
-def connected(answer: Callable[[httpx2.Request], httpx2.Response], counts: Metrics | None = None) -> Api:
-    transport = httpx2.MockTransport(answer)
-    client = httpx2.AsyncClient(base_url="https://api", transport=transport, verify=False)
-    return Api(client, client, counts or Metrics())
 
 
 async def followed(
@@ -223,7 +219,10 @@ async def test_watches_that_are_begun_again_are_counted_by_their_cause(clock: Cl
     gone = httpx2.Response(410, json=status(410))
     ends: list[Answer] = [[], [], [httpx2.ReadError("reset")], httpx2.Response(403, json=status(403)), gone]
     server, _ = await followed(clock, ends, [listing(10), listing(30)])
-    counted = {cause: value(server.counts.text(), WATCH_RESTARTS.name, **labels(cause)) for cause in CAUSES}
+    counted = {
+        cause: value(server.counts.text()[0].decode(), WATCH_RESTARTS.name, **labels(cause))
+        for cause in CAUSES
+    }
     assert counted == {"ended": 2, "broken": 1, "refused": 1, "expired": 1}
 
 
@@ -444,11 +443,39 @@ async def test_a_write_is_counted_by_what_became_of_it(answer: httpx2.Response |
             raise answer
         return answer
 
-    counts = Metrics()
+    counts = Metrics(AGENT)
     with contextlib.suppress(ApiFault):
         await connected(answered, counts).apply(THINGS, "a", Thing(metadata=Metadata(name="a")), "me")
     told = {"component": "agent", "kind": "Thing", "result": result}
-    assert value(counts.text(), API_WRITES.name, **told) == 1
+    assert value(counts.text()[0].decode(), API_WRITES.name, **told) == 1
+
+
+async def test_a_list_may_come_compressed():
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers["Accept-Encoding"])
+        content = gzip.compress(listing(3, thing("a", 1)).content)
+        return httpx2.Response(200, content=content, headers={"Content-Encoding": "gzip"})
+
+    listed = await connected(answer).list(THINGS)
+    assert ([one.metadata.name for one in listed.objects], asked) == (["a"], ["gzip"])
+
+
+@pytest.mark.parametrize("code", [200, 502])
+async def test_what_only_claims_to_be_compressed_is_a_fault(code: int):
+    cut = gzip.compress(b"{}" * 100)[:-12]
+    answer = httpx2.Response(code, stream=httpx2.ByteStream(cut), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(ApiFault, match="makes no sense"):
+        await connected(lambda _: answer).list(THINGS)
+
+
+@pytest.mark.parametrize("asked", ["", "soon", "\u00b2", "-1"])
+async def test_a_time_to_come_again_that_is_none_is_not_minded(asked: str):
+    headers = [(b"Retry-After", asked.encode("latin-1"))]
+    with pytest.raises(ApiFault) as caught:
+        await connected(lambda _: httpx2.Response(429, headers=headers)).get(THINGS, "a")
+    assert caught.value.retry_after == 0
 
 
 async def test_a_success_that_makes_no_sense_is_a_fault():

@@ -16,17 +16,14 @@ from typing import Any
 import httpx2
 import pytest
 from hauberk.crds import metrics
+from hauberk.crds.exporter import Metrics, of_loop
 from hauberk.crds.metrics import METRICS, Metric, Reading
 from hauberk.crds.reasons import Reason
 from hauberk.daemonset import health, main
 from hauberk.daemonset.apparmor import AppArmor
-from hauberk.daemonset.metrics import CONTENT_TYPE
-from hauberk.daemonset.metrics import Metrics as AgentMetrics
-from hauberk.operator.metrics import Metrics as OperatorMetrics
-from hauberk.operator.metrics import of_loop
 
 from lab.controlplane import free_ports
-from tests.scraped import check, families, samples, value
+from tests.scraped import check, families, value
 from tests.unit.node import Loader, Tree
 from tests.unit.test_agent import Node, revision
 
@@ -58,17 +55,22 @@ def test_the_page_and_the_table_hold_the_same_metrics():
     assert sorted(told) == sorted(there)
 
 
-# --- an agent's format -------------------------------------------------------------------------------------
+# --- the format -------------------------------------------------------------------------------------
+
+
+def scraped(made: Metrics) -> str:
+    return made.text()[0].decode()
+
 
 HISTOGRAM = Metric("h_seconds", "histogram", "h", ("type",), buckets=(0.1, 1.0))
 HOSTILE = Metric("c_total", "counter", 'back\\slash, "quote"\nand a line', ("one",))
 
 
 def test_a_histogram_counts_up_to_each_bound():
-    made = AgentMetrics()
+    made = Metrics(metrics.AGENT)
     for seconds in (0.05, 0.1, 0.5, 7.0):
         made.observe(HISTOGRAM, seconds, "a")
-    text = made.text()
+    text = scraped(made)
     buckets = {le: value(text, "h_seconds_bucket", type="a", le=le) for le in ("0.1", "1.0", "+Inf")}
     assert buckets == {"0.1": 2, "1.0": 3, "+Inf": 4}
     assert value(text, "h_seconds_count", type="a") == 4
@@ -77,36 +79,19 @@ def test_a_histogram_counts_up_to_each_bound():
 
 @pytest.mark.parametrize("label", ["plain", 'a"b', "a\\", "a\nb 1", "ä\u2028"])
 def test_no_label_breaks_out_of_its_quotes(label: str):
-    made = AgentMetrics()
+    made = Metrics(metrics.AGENT)
     made.count(HOSTILE, label, by=1234567)
     made.count(HOSTILE, label)
-    assert value(made.text(), "c_total", one=label) == 1234568
-    assert families(made.text())["c"].documentation == HOSTILE.help
+    assert value(scraped(made), "c_total", one=label) == 1234568
+    assert families(scraped(made))["c"].documentation == HOSTILE.help
 
 
 def test_what_is_read_is_read_each_time():
-    made, left = AgentMetrics(), [3.0]
+    made, left = Metrics(metrics.AGENT), [3.0]
     made.read = lambda: [Reading(metrics.PENDING, left[0], ("load",))]
-    assert value(made.text(), "hauberk_pending", component="agent", work="load") == 3
+    assert value(scraped(made), "hauberk_pending", component="agent", work="load") == 3
     left[0] = 0.5
-    assert value(made.text(), "hauberk_pending", component="agent", work="load") == 0.5
-
-
-def test_both_write_the_same():
-    """The agent's format by hand says what the library says, of the metrics that all export."""
-    own, library = AgentMetrics(), OperatorMetrics("agent")
-    for one in (own, library):
-        one.keep(metrics.API_WRITES, [("ProfileNode", "busy")])
-        one.keep(metrics.AGENT_LOAD_DURATION, [("AppArmor",)])
-        one.observe(metrics.AGENT_LOAD_DURATION, 0.3, "AppArmor")
-        one.count(metrics.API_WRITES, "ProfileNode", "done", by=2)
-        one.read = lambda: [Reading(metrics.PENDING, 2, ("load",))]
-    said = {
-        key: one
-        for key, one in samples(library.text("")[0].decode()).items()
-        if key[0].startswith("hauberk_")
-    }
-    assert samples(own.text()) == said
+    assert value(scraped(made), "hauberk_pending", component="agent", work="load") == 0.5
 
 
 # --- an agent ----------------------------------------------------------------------------------------------
@@ -117,7 +102,7 @@ class Measured(Node):
 
     def start(self) -> None:
         super().start()
-        self.counts = AgentMetrics()
+        self.counts = Metrics(metrics.AGENT)
         main.begin(self.counts, ["AppArmor"])
         self.counts.read = self.agent.readings
         self.agent.counts = self.loop.counts = self.counts
@@ -149,7 +134,7 @@ async def test_an_agents_metrics_move_with_what_it_does(node: Measured):
     await node.given(revision("good"), revision("bad"))
     said = await node.scraped()
     text = said.text
-    assert said.headers["Content-Type"] == CONTENT_TYPE
+    assert said.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert value(text, "hauberk_agent_loads_total", type="AppArmor") == 1
     assert value(text, "hauberk_agent_load_duration_seconds_count", type="AppArmor") >= 1
     assert value(text, "hauberk_agent_failures_total", type="AppArmor", reason=Reason.LOAD_FAILED) >= 1
@@ -187,7 +172,7 @@ async def test_what_an_agent_has_still_to_do_is_pending(
     async def becomes(left: float, rounds: float) -> None:
         async with asyncio.timeout(20):
             while True:
-                text = node.counts.text()
+                text = scraped(node.counts)
                 now = value(text, "hauberk_pending", component="agent", work="load")
                 if now == left and value(text, ROUNDS, type="AppArmor") > rounds:
                     return
@@ -306,7 +291,7 @@ async def test_a_report_that_is_not_taken_ends_readiness(node: Measured):
 def test_a_component_that_shares_a_metric_says_who_it_is():
     made = of_loop("operator", ["Node"], ["Lease"])
     made.count(metrics.WATCH_EVENTS, "Node")
-    text = made.text("")[0].decode()
+    text = scraped(made)
     assert value(text, "hauberk_watch_events_total", component="operator", kind="Node") == 1
     assert value(text, "hauberk_api_writes_total", component="operator", kind="Lease", result="refused") == 0
     assert "_created" not in text
@@ -315,6 +300,6 @@ def test_a_component_that_shares_a_metric_says_who_it_is():
 def test_the_same_metric_of_another_type_is_told_apart():
     """A test of the check itself: it fails where type or labels differ."""
     made: Any = of_loop("operator", ["Node"], [])
-    text = made.text("")[0].decode()
+    text = scraped(made)
     with pytest.raises(AssertionError):
         check(text, [replace(one, labels=("other",)) for one in METRICS])

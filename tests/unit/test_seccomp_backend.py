@@ -19,7 +19,6 @@ from hauberk.crds.models import decode
 from hauberk.crds.names import SECCOMP
 from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
-from hauberk.daemonset.api import Api
 from hauberk.daemonset.cluster import Cluster, localhost_profiles
 from hauberk.daemonset.holdings import Holding
 from hauberk.daemonset.host import Loaded
@@ -28,6 +27,7 @@ from hauberk.daemonset.seccomp import Seccomp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.answering import connected
 from tests.unit.node import BOOT, Tree, contents
 
 TEXT = '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}'
@@ -486,8 +486,7 @@ def a_pod(name: str, profile: str, phase: str = "Running") -> dict[str, Any]:
 
 
 def cluster(answer: Callable[[httpx2.Request], httpx2.Response]) -> Cluster:
-    client = httpx2.AsyncClient(base_url="https://api", transport=httpx2.MockTransport(answer), verify=False)
-    return Cluster(Api(client, client), "n1", "hauberk-system")
+    return Cluster(connected(answer), "n1", "hauberk-system")
 
 
 async def test_the_nodes_own_pods_are_asked_for_in_all_namespaces():

@@ -14,6 +14,8 @@ from hauberk.daemonset.api import Api, ApiFault, Resource
 from hauberk.daemonset.way import NoWayError, of_pod
 from hauberk.operator import certificates
 
+from tests.answering import Answering
+
 ENVIRON = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
@@ -45,14 +47,10 @@ async def test_a_token_that_the_kubelet_replaced_is_shown_from_then_on(folder: P
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         shown.append(request.headers["Authorization"])
+        assert request.headers["Host"] == "10.96.0.1:443"
         return httpx2.Response(200, content=msgspec.json.encode(Thing(Metadata(name="a"))))
 
-    api = Api.open(of_pod(ENVIRON, folder))
-    # the way to the server alone is another; who is asked for a token is the client's own
-    client = httpx2.AsyncClient(
-        base_url=api.client.base_url, auth=api.client.auth, transport=httpx2.MockTransport(answer)
-    )
-    api = dataclasses.replace(api, client=client)
+    api = dataclasses.replace(Api.open(of_pod(ENVIRON, folder)), client=Answering(answer))
     things = Resource("/things", Thing)
     assert await api.get(things, "a")
     (folder / "token").write_text("second")

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, cast
 import httpx2
 import pytest
 from hauberk.crds import metrics
+from hauberk.crds.exporter import Metrics
 from hauberk.crds.models import SecurityProfile, decode
 from hauberk.crds.names import APPARMOR, SECURITY_PROFILES
 from hauberk.operator import certificates, probes
 from hauberk.operator import webhook as webhooks
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.judging import Judging
-from hauberk.operator.metrics import Metrics
 from hauberk.operator.publisher import Publisher
 from hauberk.operator.webhook import PODS_DENY_PATH, PODS_PATH, REVIEW_PATH, Webhook
 from hauberk.profiles.check import Judge

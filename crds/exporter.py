@@ -1,7 +1,7 @@
-"""What the operator and the admission count, for Prometheus to ask. Made by `main` and `admission`.
+"""What a process counts, for Prometheus to ask: values of the table in `metrics`. Made where each starts.
 
-Served by `probes`. What is known anyway is read when someone asks; the rest is counted as it happens.
-The agent has a module of its own (`daemonset/metrics.py`): this library is a megabyte of its memory.
+Served by `operator/probes` and `daemonset/health`. What is known anyway is read when someone asks; the rest
+is counted as it happens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    Summary,
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
@@ -22,17 +23,20 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from ..crds import metrics
-from ..crds.metrics import COMPONENT, Metric, Reading
+from . import metrics
+from .metrics import COMPONENT, Metric, Reading
 
 disable_created_metrics()  # a second series for each that is there, which nobody asks for
+
+
+_Kept = Counter | Histogram | Summary
 
 
 class Metrics(Collector):
     """One process's values.
 
     Attributes:
-        component: `operator` or `admission`.
+        component: `operator`, `admission` or `agent`.
         read: returns what is read when someone asks.
     """
 
@@ -42,36 +46,27 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self._kept: dict[str, Counter | Histogram] = {}
-        self._shown: set[str] = set()
+        self._kept: dict[str, _Kept] = {}
         self.registry.register(self)
 
     def keep(self, metric: Metric, labels: Iterable[tuple[str, ...]] = ((),)) -> None:
-        """Keep a counter or a histogram here, at zero to begin with for the given values of labels."""
-        kept = self._kept.get(metric.name)
-        if kept is None:
-            kept = self._kept[metric.name] = self._made(metric)
-        if metric.labels:
-            for values in labels:
-                kept.labels(*self._values(metric, values))
+        """Keep a metric here, at zero to begin with for the given values of labels."""
+        for values in labels:
+            self._one(metric, values)
 
     def count(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Add to a counter."""
-        one = self._kept[metric.name]
-        values = self._values(metric, labels)
-        one = one.labels(*values) if values else one
+        one = self._one(metric, labels)
         assert isinstance(one, Counter), metric.name  # noqa: S101 - the table says so
         one.inc(by)
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
-        """Add to a histogram."""
-        one = self._kept[metric.name]
-        values = self._values(metric, labels)
-        one = one.labels(*values) if values else one
-        assert isinstance(one, Histogram), metric.name  # noqa: S101 - the table says so
+        """Add to a histogram or a summary."""
+        one = self._one(metric, labels)
+        assert isinstance(one, Histogram | Summary), metric.name  # noqa: S101 - the table says so
         one.observe(seconds)
 
-    def text(self, accepted: str) -> tuple[bytes, str]:
+    def text(self, accepted: str = "") -> tuple[bytes, str]:
         """Return all values in a format that is accepted (the HTTP header `Accept`), and its content type."""
         encode, content_type = choose_encoder(accepted)
         return encode(self.registry), content_type
@@ -92,12 +87,21 @@ class Metrics(Collector):
                 family.add_metric(self._values(metric, one.labels), one.value)
             yield family
 
-    def _made(self, metric: Metric) -> Counter | Histogram:
+    def _one(self, metric: Metric, labels: tuple[str, ...]) -> _Kept:
+        """Return the series with these labels, which begins at zero where it is not there yet."""
+        kept = self._kept.get(metric.name)
+        if kept is None:
+            kept = self._kept[metric.name] = self._made(metric)
+        values = self._values(metric, labels)
+        return kept.labels(*values) if values else kept
+
+    def _made(self, metric: Metric) -> _Kept:
         if metric.type == "histogram":
             return Histogram(
                 metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry
             )
-        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+        made = Summary if metric.type == "summary" else Counter
+        return made(metric.name, metric.help, metric.labels, registry=self.registry)
 
     def _values(self, metric: Metric, labels: tuple[str, ...]) -> tuple[str, ...]:
         return (self.component, *labels) if COMPONENT in metric.labels else labels
