@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import structlog
@@ -40,7 +41,7 @@ class SELinuxFS:
 
     root: Path = Path("/host")
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Return where selinuxfs is mounted."""
         return self.root / "sys/fs/selinux"

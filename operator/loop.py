@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import math
 import random
 import time
@@ -35,6 +36,7 @@ from ..crds.names import PROFILE_NODES, PROFILE_REVISIONS, SECURITY_PROFILES
 from ..crds.reasons import Reason
 from .backoffs import Backoffs
 from .cluster import Cluster
+from .effort import Effort, Measured
 from .sharing import Sharing
 from .snapshot import AgentView, NodeView, Store, agent_view, node_view
 from .writes import Write, object_of, told_of
@@ -45,10 +47,6 @@ log = structlog.get_logger()
 TICK_SECONDS = 15.0
 RELIST_SECONDS = 300.0
 RETRY_SECONDS = (0.5, 30.0)
-# The share of the time that rounds may take, so that events are decided on together while they pour in; what
-# they may take beyond it after a quiet time (seconds), so that a single user does not wait; and the longest
-# pause that comes of it.
-SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.05, 0.5, 1.0
 # What nothing waits for is decided on that much later: with a thousand nodes, for many of them at once.
 PATIENCE_SECONDS = 1.0
 # Nothing goes on for longer without the others' turn: the watches', the Lease's.
@@ -59,32 +57,24 @@ STUCK_SECONDS = 300.0
 DISCOVERY_SECONDS = 2.0
 # What is done beside the loop, and says nothing of it.
 BESIDE = ("watch", "certificate")
+# So many new objects are looked through for garbage together: some megabytes at most.
+GARBAGE = 10_000
 
 
 C = TypeVar("C", bound=Cluster)
 W = TypeVar("W", bound=Write)
 
 
-@dataclass
-class Effort:
-    """How much of the processor's time rounds may take: a share in the long run, and some of it ahead.
+def _is_here_to_stay() -> None:
+    """Look for garbage now, and have the collector leave alone until the next time what is there by now.
 
-    Attributes:
-        at: when that was reckoned last, by the loop's clock.
-        left: seconds that may be taken before the next pause; below zero where too much was.
+    By its own measure it walks all that a process knows of a thousand nodes once or twice while they report a
+    change: pauses of some tenths of a second, and a fifth of what a change costs the process.
     """
-
-    at: float
-    left: float = AHEAD_SECONDS
-
-    def pause_after(self, busy: float, now: float) -> float:
-        """Return how many seconds to leave to others after a round that took so many of the processor."""
-        self.left = min(self.left + (now - self.at) * SHARE, AHEAD_SECONDS) - busy
-        pause = min(max(0.0, -self.left / SHARE), LONGEST_PAUSE)
-        self.at = now
-        if pause == LONGEST_PAUSE:  # what is beyond it is forgiven
-            self.left = -LONGEST_PAUSE * SHARE
-        return pause
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
 
 
 @dataclass
@@ -232,6 +222,7 @@ class Loop(Generic[C]):
     async def run(self) -> None:
         """Run until cancelled."""
         await self.until_done("list", self.relist)
+        _is_here_to_stay()
         self.ready = True
         log.info("listed", **{plural: len(self._memory()[plural]) for plural in self.kinds})
         async with asyncio.TaskGroup() as tasks:
@@ -268,13 +259,15 @@ class Loop(Generic[C]):
         while True:
             await asyncio.sleep(RELIST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
             await self.until_done("list", self.relist)
+            _is_here_to_stay()
 
     async def _reconcile_forever(self) -> None:
         while True:
             self.wake.clear()
-            self.due, began = math.inf, time.thread_time()
-            await self.until_done("write", self._round)
-            await asyncio.sleep(self.effort.pause_after(time.thread_time() - began, self.clock()))
+            self.due = math.inf
+            done = Measured(self.until_done("write", self._round))
+            await done
+            await asyncio.sleep(self.effort.pause_after(done.seconds, self.clock()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, max(0.0, self.due - self.clock()))):
                     await self.wake.wait()

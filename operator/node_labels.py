@@ -24,22 +24,27 @@ def node_labels(snapshot: Snapshot) -> list[LabelNode]:
     """Return the labels that are to be changed; a node whose agent has not reported yet keeps its own."""
     asked = any(one.spec.type in _NEEDING for one in snapshot.profiles.values())
     asked |= any(one.spec.type in _NEEDING for one in snapshot.revisions.values())
-    return list(_changes(snapshot, asked=asked))
+    return sorted(_changes(snapshot, asked=asked), key=lambda one: one.node)
 
 
 def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
     made: dict[tuple[int, bool], dict[str, str | None]] = {}  # nodes that are alike share their facts' object
-    for name, node in sorted(snapshot.nodes.items()):
+    for name, node in snapshot.nodes.items():
         report = snapshot.reports.get(name)
-        if report is None or not node.has_kernel or not report.status.facts.lsms:
+        if report is None:
             continue
         facts, needed = report.status.facts, asked or _holds(report)
         wanted = made.get((id(facts), needed))
         if wanted is None:
             wanted = made[id(facts), needed] = _wanted(facts, needed=needed)
         there = node.labels
-        differing = {key: value for key, value in wanted.items() if there.get(key) != value}
-        if differing and _is_current(report, node):
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                break
+        else:
+            continue  # as nearly always
+        if facts.lsms and node.has_kernel and _is_current(report, node):
+            differing = {key: value for key, value in wanted.items() if there.get(key) != value}
             yield LabelNode(name, differing)
 
 

@@ -8,48 +8,14 @@ from typing import Any, cast
 
 import pytest
 from hauberk.crds.errors import ClusterFault
+from hauberk.crds.exporter import of_loop
 from hauberk.crds.names import PROFILE_NODES, SECURITY_PROFILES
 from hauberk.crds.reasons import Reason
 from hauberk.operator.cluster import Cluster
-from hauberk.operator.loop import (
-    AHEAD_SECONDS,
-    LONGEST_PAUSE,
-    SHARE,
-    STUCK_SECONDS,
-    TURN_SECONDS,
-    Effort,
-    Loop,
-)
-from hauberk.operator.metrics import of_loop
-from hypothesis import given
-from hypothesis import strategies as st
+from hauberk.operator.effort import SHARE
+from hauberk.operator.loop import STUCK_SECONDS, TURN_SECONDS, Loop
 
 from tests.unit.loops import Api, body
-
-
-def test_after_a_quiet_time_rounds_follow_each_other_without_a_pause():
-    effort = Effort(at=100.0)
-    assert [effort.pause_after(0.025, 100.0) for _ in range(20)] == pytest.approx([0.0] * 20)
-    assert effort.pause_after(0.025, 100.0) == pytest.approx(0.5)
-    assert effort.pause_after(0.025, 100.7) == pytest.approx(
-        0.3
-    )  # a fifth of a second was paid back too much
-    assert effort.pause_after(0.4, 200.0) == 0.0
-
-
-@given(st.lists(st.floats(0.0, SHARE * LONGEST_PAUSE), min_size=1, max_size=60))
-def test_in_the_long_run_rounds_take_their_share(busy: list[float]):
-    effort, now = Effort(at=0.0), 0.0
-    for one in busy:
-        now += one
-        now += effort.pause_after(one, now)
-    assert sum(busy) <= AHEAD_SECONDS + SHARE * now + 1e-9
-
-
-def test_a_round_that_takes_long_is_forgiven():
-    effort = Effort(at=0.0)
-    assert effort.pause_after(60.0, 60.0) == LONGEST_PAUSE
-    assert effort.pause_after(0.0, 60.0 + LONGEST_PAUSE) == 0.0
 
 
 class Rounds(Loop[Cluster]):
