@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -51,6 +52,11 @@ class Agents:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        # A node's process has one agent's memory to walk for garbage, not that of hundreds: what is there of
+        # the others is left out. Theirs is looked through when the next ones come.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         if unload := command.get("unload"):
             self.kernels[unload["node"]].someone_else(unload["profile"])
 

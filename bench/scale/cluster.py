@@ -463,6 +463,29 @@ async def running(folder: Path, settle: float) -> AsyncGenerator[Cluster]:
     Raises:
         UnmetError: a program is missing.
     """
+    async with bare(folder, settle) as cluster:
+        await _daemonset(cluster)
+        try:
+            for number in range(PROCESSES):
+                cluster.fleet.append(await _agents(cluster.control_plane, folder / f"agents{number}.log"))
+            yield cluster
+        finally:
+            for process in [*cluster.programs.values(), *cluster.fleet]:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            for process in cluster.fleet:
+                await process.wait()
+            for process in cluster.programs.values():
+                process.wait()
+
+
+@contextlib.asynccontextmanager
+async def bare(folder: Path, settle: float = 0.0) -> AsyncGenerator[Cluster]:
+    """Run an API server with Hauberk's kinds, roles and policies, where nothing of Hauberk runs.
+
+    Raises:
+        UnmetError: a program is missing.
+    """
     found = binaries.find()
     if found is None:
         raise UnmetError("no kube-apiserver: run `python -m lab binaries`.")
@@ -476,20 +499,7 @@ async def running(folder: Path, settle: float) -> AsyncGenerator[Cluster]:
         async with httpx2.AsyncClient(
             base_url=control_plane.at.server, verify=context, timeout=60, limits=limits, trust_env=False
         ) as api:
-            cluster = Cluster(control_plane, api, folder, audit, settle)
-            await _daemonset(cluster)
-            try:
-                for number in range(PROCESSES):
-                    cluster.fleet.append(await _agents(control_plane, folder / f"agents{number}.log"))
-                yield cluster
-            finally:
-                for process in [*cluster.programs.values(), *cluster.fleet]:
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
-                for process in cluster.fleet:
-                    await process.wait()
-                for process in cluster.programs.values():
-                    process.wait()
+            yield Cluster(control_plane, api, folder, audit, settle)
 
 
 async def _agents(control_plane: ControlPlane, log: Path) -> asyncio.subprocess.Process:

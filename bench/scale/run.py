@@ -12,7 +12,7 @@ from hauberk.crds.names import ADMISSION, OPERATOR
 from bench.figures import Figure
 
 from . import lone, measure
-from .cluster import Cluster, running
+from .cluster import Cluster, bare, running
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,14 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
         TimeoutError: something did not come about.
     """
     async with running(folder, sizes.settle) as cluster:
-        counts = (*sizes.nodes, sizes.beyond) if sizes.beyond else sizes.nodes
-        progress(f"floors for {', '.join(f'{one:,}' for one in counts)} nodes")
-        floors = {count: await measure.floor(cluster, count) for count in counts}
         await cluster.start(ADMISSION)
         await cluster.start(OPERATOR)
-        for count in sizes.nodes:
-            await _grow(cluster, count, progress)
-            progress("one profile is changed")
-            yield await measure.one_profile(cluster, floors[count], decides=count == sizes.judged)
+        async with bare(folder / "bare") as beside:
+            floor = measure.Bare(beside)
+            for count in sizes.nodes:
+                await _grow(cluster, count, progress)
+                progress("one profile is changed")
+                yield await measure.one_profile(cluster, floor, decides=count == sizes.judged)
         names = ["one"]
         for count in sizes.profiles:
             fresh = [f"profile-{number:04}" for number in range(len(names), count)]
@@ -97,12 +96,15 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
             progress(f"profiles are changed {sizes.updates:,} times")
             yield await measure.updates(cluster, names, sizes.updates, alive=50)
     if sizes.beyond:
-        async with running(folder / "beyond", sizes.settle) as cluster:
+        async with (
+            running(folder / "beyond", sizes.settle) as cluster,
+            bare(folder / "beyond" / "bare") as beside,
+        ):
             await cluster.start(ADMISSION)
             await cluster.start(OPERATOR)
             await _grow(cluster, sizes.beyond, progress)
             progress("one profile is changed")
-            yield await measure.one_profile(cluster, floors[sizes.beyond], decides=False)
+            yield await measure.one_profile(cluster, measure.Bare(beside), decides=False)
 
 
 async def _grow(cluster: Cluster, count: int, progress: Progress) -> None:
