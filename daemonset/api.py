@@ -9,7 +9,9 @@ no cookie and no redirect, is two megabytes of its memory and a third of what a 
 
 from __future__ import annotations
 
+import contextlib
 import math
+import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager
@@ -18,6 +20,7 @@ from functools import cached_property
 from typing import Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 
+import h2.exceptions
 import httpcore2
 import msgspec
 import structlog
@@ -41,7 +44,16 @@ NOT_FOUND, GONE, GATEWAY_TIMEOUT = 404, 410, 504
 _MESSAGE_LENGTH = 500
 # zlib's word for "of gzip's format" (zlib.decompress)
 _GZIP = 16 + zlib.MAX_WBITS
-_UNANSWERED = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
+# What there is where no answer, or no whole one, came. h2's comes where the server ended the connection in
+# the middle of a watch, and had more to say in the same breath.
+_UNANSWERED = (
+    httpcore2.NetworkError,
+    httpcore2.TimeoutException,
+    httpcore2.ProtocolError,
+    httpcore2.ConnectionNotAvailable,
+    h2.exceptions.H2Error,
+    OSError,
+)
 
 
 class ApiFault(ClusterFault):
@@ -159,6 +171,17 @@ class _Status(Model, frozen=True, kw_only=True):
     details: _Details | None = None
 
 
+def _pool(tls: ssl.SSLContext, *, http2: bool = False) -> httpcore2.AsyncConnectionPool:
+    return httpcore2.AsyncConnectionPool(
+        tls,
+        # Reports of one burst go over one connection; between bursts none is kept.
+        keepalive_expiry=KEEP_SECONDS,
+        # One that broke keeps its place until then: with a limit, some of them would keep a watch out.
+        max_connections=None,
+        http2=http2,
+    )
+
+
 @dataclass(frozen=True)
 class Api:
     """The API server; each call may raise an `ApiFault`.
@@ -184,10 +207,7 @@ class Api:
         an answer there already waits behind whoever is next and has none. Two take turns; a report beside
         two silent watches waited for the next bookmark, for up to a minute.
         """
-        # Reports of one burst go over one connection; between bursts none is kept.
-        client = httpcore2.AsyncConnectionPool(way.tls, keepalive_expiry=KEEP_SECONDS)
-        watcher = httpcore2.AsyncConnectionPool(way.tls, keepalive_expiry=KEEP_SECONDS, http2=True)
-        return cls(way, client, watcher, counts or Uncounted())
+        return cls(way, _pool(way.tls), _pool(way.tls, http2=True), counts or Uncounted())
 
     async def close(self) -> None:
         """Close every connection."""
@@ -398,13 +418,11 @@ def _header(response: httpcore2.Response, name: bytes) -> str:
 
 
 def _content(response: httpcore2.Response) -> bytes:
-    """Return what an answer has, as it was before it was compressed."""
-    if _header(response, b"content-encoding") != "gzip":
-        return response.content
-    try:
-        return zlib.decompress(response.content, _GZIP)
-    except zlib.error as error:
-        raise ApiFault(f"the API server's answer makes no sense: {error}") from error
+    """Return what an answer has, as it was before it was compressed; as it is where that can't be read."""
+    if _header(response, b"content-encoding") == "gzip":
+        with contextlib.suppress(zlib.error):
+            return zlib.decompress(response.content, _GZIP)
+    return response.content
 
 
 def _refusal(response: httpcore2.Response) -> ApiFault:

@@ -46,9 +46,23 @@ def of_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Way:
         host, port = environ["KUBERNETES_SERVICE_HOST"], environ["KUBERNETES_SERVICE_PORT"]
         tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
         namespace = (folder / "namespace").read_text().strip()
+        if not port.isdecimal():
+            raise NoWayError(f"KUBERNETES_SERVICE_PORT is no number: {port}")
     except KeyError as error:
         raise NoWayError(f"{error.args[0]} is not set") from error
     except OSError as error:
         raise NoWayError(str(error)) from error
     address = f"[{host}]" if ":" in host else host
-    return Way(f"https://{address}:{port}", tls, lambda: (folder / "token").read_text().strip(), namespace)
+    return Way(f"https://{address}:{port}", tls, lambda: _token(folder / "token"), namespace)
+
+
+def _token(file: Path) -> str:
+    """Return the token as it is now.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except UnicodeError as error:
+        raise OSError(f"{file} holds no token") from error

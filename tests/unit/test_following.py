@@ -462,12 +462,14 @@ async def test_a_list_may_come_compressed():
     assert ([one.metadata.name for one in listed.objects], asked) == (["a"], ["gzip"])
 
 
-@pytest.mark.parametrize("code", [200, 502])
-async def test_what_only_claims_to_be_compressed_is_a_fault(code: int):
+@pytest.mark.parametrize(("code", "told"), [(200, 0), (502, 502), (429, 429)])
+async def test_what_only_claims_to_be_compressed_is_a_fault(code: int, told: int):
     cut = gzip.compress(b"{}" * 100)[:-12]
-    answer = httpx2.Response(code, stream=httpx2.ByteStream(cut), headers={"Content-Encoding": "gzip"})
-    with pytest.raises(ApiFault, match="makes no sense"):
+    headers = {"Content-Encoding": "gzip", "Retry-After": "7"}
+    answer = httpx2.Response(code, stream=httpx2.ByteStream(cut), headers=headers)
+    with pytest.raises(ApiFault) as caught:
         await connected(lambda _: answer).list(THINGS)
+    assert (caught.value.code, caught.value.retry_after) == (told, 7 if told else 0)
 
 
 @pytest.mark.parametrize("asked", ["", "soon", "\u00b2", "-1"])

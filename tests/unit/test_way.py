@@ -56,6 +56,9 @@ async def test_a_token_that_the_kubelet_replaced_is_shown_from_then_on(folder: P
     (folder / "token").write_text("second")
     assert await api.get(things, "a")
     assert shown == ["Bearer first", "Bearer second"]
+    (folder / "token").write_bytes(b"\xc3\xa4")
+    with pytest.raises(ApiFault, match="holds no token"):
+        await api.get(things, "a")
     (folder / "token").unlink()
     with pytest.raises(ApiFault, match="FileNotFoundError"):
         await api.get(things, "a")
@@ -66,6 +69,11 @@ def test_who_is_no_pod_is_told_what_is_missing(folder: Path, missing: str):
     environ = {name: value for name, value in ENVIRON.items() if name != missing}
     with pytest.raises(NoWayError, match=f"{missing} is not set"):
         of_pod(environ, folder)
+
+
+def test_a_port_that_is_none_is_told(folder: Path):
+    with pytest.raises(NoWayError, match="KUBERNETES_SERVICE_PORT is no number: tcp:"):
+        of_pod({**ENVIRON, "KUBERNETES_SERVICE_PORT": "tcp://10.96.0.1:443"}, folder)
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "namespace"])
