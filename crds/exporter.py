@@ -44,8 +44,9 @@ class Metrics(Collector):
         self.component = component
         self.read: Callable[[], Iterable[Reading]] = tuple
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        if component != metrics.AGENT:  # whom anyone may ask who reaches the node
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
         self._kept: dict[str, _Kept] = {}
         self.registry.register(self)
 

@@ -18,7 +18,7 @@ from ..crds.names import ADMISSION
 from ..profiles.check import Judge
 from ..profiles.parser import Parser, pinned_features
 from ..profiles.rendering import Renderer
-from . import handlers, probes
+from . import garbage, handlers, probes
 from .admissions_cluster import WRITES, AdmissionsCluster
 from .election import Election
 from .judging import Judging
@@ -40,7 +40,9 @@ async def run() -> None:
     cluster = AdmissionsCluster(AsyncClient(), namespace, counts=counts)
     election = Election(cluster, identity=os.environ.get("POD_NAME") or os.uname().nodename)
     judging = Judging(Judge(Parser(features=pinned_features()), Renderer()))
-    publisher = Publisher(cluster=cluster, judging=judging, leads=election.leads, counts=counts)
+    publisher = Publisher(
+        cluster=cluster, judging=judging, leads=election.leads, counts=counts, at_rest=garbage.collect
+    )
     counts.read = publisher.readings
     election.changed = publisher.elected
     names = os.environ.get("WEBHOOK_NAMES") or f"{ADMISSION}.{namespace}.svc"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import math
 import random
 import time
@@ -57,24 +56,10 @@ STUCK_SECONDS = 300.0
 DISCOVERY_SECONDS = 2.0
 # What is done beside the loop, and says nothing of it.
 BESIDE = ("watch", "certificate")
-# So many new objects are looked through for garbage together: some megabytes at most.
-GARBAGE = 10_000
 
 
 C = TypeVar("C", bound=Cluster)
 W = TypeVar("W", bound=Write)
-
-
-def _is_here_to_stay() -> None:
-    """Look for garbage now, and have the collector leave alone until the next time what is there by now.
-
-    By its own measure it walks all that a process knows of a thousand nodes once or twice while they report a
-    change: pauses of some tenths of a second, and a fifth of what a change costs the process.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
 
 
 @dataclass
@@ -94,6 +79,7 @@ class Loop(Generic[C]):
         died: what ended the loop, where something did.
         later: wakes it, where something is in no hurry.
         backoffs: what the API refused to take, by what it was and of which object.
+        at_rest: called once all was read, and after each new list.
     """
 
     cluster: C
@@ -119,6 +105,7 @@ class Loop(Generic[C]):
     died: BaseException | None = None
     later: asyncio.TimerHandle | None = None
     backoffs: Backoffs[tuple[str, ...]] = field(default_factory=Backoffs[tuple[str, ...]])
+    at_rest: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         """Begin with what may be taken ahead."""
@@ -222,7 +209,7 @@ class Loop(Generic[C]):
     async def run(self) -> None:
         """Run until cancelled."""
         await self.until_done("list", self.relist)
-        _is_here_to_stay()
+        self.at_rest()
         self.ready = True
         log.info("listed", **{plural: len(self._memory()[plural]) for plural in self.kinds})
         async with asyncio.TaskGroup() as tasks:
@@ -259,7 +246,7 @@ class Loop(Generic[C]):
         while True:
             await asyncio.sleep(RELIST_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
             await self.until_done("list", self.relist)
-            _is_here_to_stay()
+            self.at_rest()
 
     async def _reconcile_forever(self) -> None:
         while True:

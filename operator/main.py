@@ -14,7 +14,7 @@ from lightkube.core.exceptions import ConfigError
 
 from ..crds import logs, metrics, settings
 from ..crds.exporter import of_loop
-from . import handlers, probes
+from . import garbage, handlers, probes
 from .agent_settings import on_nodes
 from .controller import Controller
 from .election import Election
@@ -41,6 +41,7 @@ async def run() -> None:
         counts=counts,
         pod=pod,
         on_nodes=agents,
+        at_rest=garbage.collect,
     )
     election.changed = controller.elected
     counts.read = controller.readings

@@ -64,7 +64,7 @@ async def test_work_is_measured_without_what_others_do_while_it_waits():
     over.set()
     await beside
     assert 0.03 <= measured.seconds < 0.1
-    assert time.thread_time() - before > 0.1  # of which others had the most
+    assert time.thread_time() - before > 0.08  # of which others had the most
 
 
 async def wait_for_ever() -> None:
