@@ -21,10 +21,11 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Floor:
-    """What a figure is held against: what it is, and the same unit's value."""
+    """What a figure is held against: what it is, the same unit's value, and where there are, all of them."""
 
     what: str
     value: float
+    samples: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

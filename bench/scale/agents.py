@@ -2,8 +2,9 @@
 
 Started by `cluster`, several times. It takes a JSON document on each line of its input: `{"add": [...]}`
 starts agents, each given by the node's `name`, its `boot` ID and the `token` of its agent's pod;
-`{"remove": [names]}` ends some as if their nodes were gone; `{"unload": {"node": ..., "profile": ...}}`
-changes a node's kernel past its agent. Each is answered by a line when it is done.
+`{"remove": [names]}` ends some as if their nodes were gone; `{"rest": true}` has what all have in memory by
+now looked through for garbage once, and not again while others come and go; `{"unload": {"node": ...,
+"profile": ...}}` changes a node's kernel past its agent. Each is answered by a line when it is done.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Agents:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
-        # A node's process has one agent's memory to walk for garbage, not that of hundreds: what is there of
-        # the others is left out. Theirs is looked through when the next ones come.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+        if command.get("rest"):
+            # A node's process has one agent's memory to walk for garbage, not that of hundreds.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         if unload := command.get("unload"):
             self.kernels[unload["node"]].someone_else(unload["profile"])
 

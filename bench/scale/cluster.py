@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import ssl
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,22 @@ class Cluster:
         )
         body = {"status": {**status, "numberMisscheduled": 0}}
         await self.send("PATCH", f"{path}/status", body, kind="application/merge-patch+json")
+
+    async def rest(self) -> None:
+        """Have the agents' processes look for garbage once, and then no more in what there is by now."""
+        for number in range(len(self.fleet)):
+            await self.tell(number, rest=True)
+
+    @contextlib.contextmanager
+    def halted(self) -> Generator[None]:
+        """Have all agents stand still, for seconds, while something else is measured."""
+        for process in self.fleet:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in self.fleet:
+                process.send_signal(signal.SIGCONT)
 
     async def tell(self, number: int, **command: Any) -> None:
         """Give one of the agents' processes a command, and wait until it is carried out."""

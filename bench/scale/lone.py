@@ -16,7 +16,7 @@ from bench.figures import Figure
 from .cluster import Cluster, none_left, usage
 
 IDLE_SECONDS = 60.0
-# The image has none of these, and httpx2 imports them where they are there.
+# The image has none of these, and structlog imports one where it is there, and that the others.
 _WITHOUT = "import sys; sys.modules.update(dict.fromkeys(('click', 'pygments', 'rich')))"
 _START = "import hauberk.daemonset.main, runpy; runpy.run_module('bench.scale.agents', run_name='__main__')"
 

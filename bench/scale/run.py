@@ -113,4 +113,5 @@ async def _grow(cluster: Cluster, count: int, progress: Progress) -> None:
     for start in range(first, count, 250):  # as a node pool grows, not all in one instant
         await cluster.add(measure.node_names(start, min(250, count - start)))
         await measure.reported(cluster)
+    await cluster.rest()
     await asyncio.sleep(cluster.settle)
