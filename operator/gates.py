@@ -18,6 +18,9 @@ from .writes import OpenGate, PodOf, TellOfPod
 
 # A pod that waits for longer than a profile usually takes is told of.
 PATIENCE_SECONDS = 5.0
+# So long a pod whose profiles are Available waits for nodes that are about to hold them: it may come to one
+# of those, where its container would fail at first. A node that takes longer holds no pod up.
+SETTLING_SECONDS = 5.0
 # Events in one round: what else is to be written comes first, and there may be many pods.
 EVENTS = 50
 
@@ -31,6 +34,7 @@ class Gates:
     Attributes:
         pods: as they were seen last.
         since: when each was seen first, by its UID, in seconds that only go forward.
+        settling: since when what each waits for is Available, by its UID.
         told: what was said of each, by its UID.
         refused: what was not taken, by the kind of write and the pod's UID.
         due: when there will be something to write; infinity: not before something changes.
@@ -38,6 +42,7 @@ class Gates:
 
     pods: dict[Key, PodObject] = field(default_factory=dict[Key, PodObject])
     since: dict[str, float] = field(default_factory=dict[str, float])
+    settling: dict[str, float] = field(default_factory=dict[str, float])
     told: dict[str, set[tuple[str, ...]]] = field(default_factory=dict[str, set[tuple[str, ...]]])
     refused: Backoffs[tuple[str, str]] = field(default_factory=Backoffs[tuple[str, str]])
     due: float = math.inf
@@ -52,13 +57,14 @@ class Gates:
         uids = {one.metadata.uid for one in self.pods.values()}
         self.since = {uid: self.since.get(uid, now) for uid in uids}
         self.told = {uid: said for uid, said in self.told.items() if uid in uids}
+        self.settling = {uid: at for uid, at in self.settling.items() if uid in uids}
 
     def changed(self, key: Key, pod: PodObject | None, now: float) -> None:
         """Take note of one that is another now, or gone (None)."""
         before = self.pods.pop(key, None)
         pod = pod if pod and is_gated(pod) else None
         if before and (pod is None or pod.metadata.uid != before.metadata.uid):
-            for memory in (self.since, self.told):
+            for memory in (self.since, self.told, self.settling):
                 memory.pop(before.metadata.uid, None)
         if pod is not None:
             self.pods[key] = pod
@@ -89,8 +95,14 @@ class Gates:
         return [
             OpenGate(pod_of(pod), because=opened_because(pod, known))
             for pod, names in self._waiting(known)
-            if not names and self.refused.left_until(_key(OpenGate, pod.metadata.uid)) <= now
+            if not names and self._opens_at(pod, known, now) <= now
         ]
+
+    def _opens_at(self, pod: PodObject, known: Known, now: float) -> float:
+        """Return when the gate of a pod may be opened that waits for no profile any more."""
+        uid = pod.metadata.uid
+        settled = self.settling.setdefault(uid, now) + SETTLING_SECONDS if is_settling(pod, known) else now
+        return max(settled, self.refused.left_until(_key(OpenGate, uid)))
 
     def tellings(self, known: Known, now: float) -> list[TellOfPod]:
         """Return what to say of pods that wait: once for each cause, after a while."""
@@ -98,10 +110,10 @@ class Gates:
         self.due = math.inf
         for pod, names in self._waiting(known):
             uid = pod.metadata.uid
-            at = self.refused.left_until(_key(TellOfPod if names else OpenGate, uid))
             if names:
-                at = max(at, self.since[uid] + PATIENCE_SECONDS)
-            elif at <= now:
+                self.settling.pop(uid, None)
+                at = max(self.refused.left_until(_key(TellOfPod, uid)), self.since[uid] + PATIENCE_SECONDS)
+            elif (at := self._opens_at(pod, known, now)) <= now:
                 continue  # its gate was opened in this round, or is to be in the next one
             if at > now:
                 self.due = min(self.due, at)
@@ -129,9 +141,20 @@ def _key(write: type[OpenGate | TellOfPod], uid: str) -> tuple[str, str]:
     return write.__name__, uid
 
 
+def _named(pod: PodObject, known: Known) -> list[str]:
+    """Return the SecurityProfiles that a pod names, or was gated for."""
+    return sorted({*find(pod, known).managed, *gated_for(pod)})
+
+
+def is_settling(pod: PodObject, known: Known) -> bool:
+    """Return whether nodes are about to hold what a pod names, beside those that do."""
+    found = (known.profiles.get(name) for name in _named(pod, known))
+    return any(one is not None and one.status.nodes.updating > 0 for one in found)
+
+
 def opened_because(pod: PodObject, known: Known) -> str:
     """Return why nothing holds a pod back any more."""
-    names = sorted({*find(pod, known).managed, *gated_for(pod)})
+    names = _named(pod, known)
     return f"Available: {', '.join(names)}" if names else "it names no profile of Hauberk's"
 
 

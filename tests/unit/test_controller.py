@@ -25,7 +25,7 @@ from hauberk.crds.pods import PodObject
 from hauberk.operator import controller as controllers
 from hauberk.operator.backoffs import AGAIN_SECONDS
 from hauberk.operator.controller import Controller
-from hauberk.operator.gates import PATIENCE_SECONDS
+from hauberk.operator.gates import PATIENCE_SECONDS, SETTLING_SECONDS
 from hauberk.operator.operators_cluster import OperatorsCluster
 from hauberk.operator.pace import DISTANCES, PER_SECOND
 from hauberk.operator.snapshot import Store
@@ -717,7 +717,22 @@ async def test_a_gate_is_opened_in_the_round_that_calls_the_profile_available(ap
     await controller.reconcile()
     assert OPENED not in api.writes
     nodes.report(0, "a")
+    nodes.report(1, "a")
     await controller.reconcile()
+    await controller.reconcile()
+    assert api.writes.count(OPENED) == 1
+
+
+async def test_a_gate_waits_for_the_other_nodes_for_a_while(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 2)
+    publish(controller, "a")
+    controller.gates.changed(("shop", "web-0"), a_gated_pod("a"), nodes.now)
+    nodes.report(0, "a")
+    await controller.reconcile()
+    assert OPENED not in api.writes
+    assert controller.due == nodes.now + SETTLING_SECONDS  # and it wakes for that
+    nodes.now += SETTLING_SECONDS
     await controller.reconcile()
     assert api.writes.count(OPENED) == 1
 

@@ -10,7 +10,7 @@ import pytest
 from hauberk.crds.models import SecurityProfile, decode
 from hauberk.crds.names import GATED_FOR, LABEL_GATED, POD_GATE
 from hauberk.crds.pods import PodObject
-from hauberk.operator.gates import EVENTS, PATIENCE_SECONDS, Gates
+from hauberk.operator.gates import EVENTS, PATIENCE_SECONDS, SETTLING_SECONDS, Gates
 from hauberk.operator.gating import Known
 from hauberk.operator.writes import OpenGate, PodOf, TellOfPod
 
@@ -36,7 +36,9 @@ def gated(name: str = "web-0", uid: str = "u0", profile: str = "web", *, gate: b
     return decode(PodObject, body)
 
 
-def profiles(reason: str = "Updating", *, available: bool = False) -> dict[str, SecurityProfile]:
+def profiles(
+    reason: str = "Updating", *, available: bool = False, updating: int = 0
+) -> dict[str, SecurityProfile]:
     said = {"observedGeneration": 1, "message": "1 of 2"}
     conditions = [
         {"type": "Available", "status": str(available), "reason": "Verified", **said},
@@ -45,7 +47,7 @@ def profiles(reason: str = "Updating", *, available: bool = False) -> dict[str, 
     body = {
         "metadata": {"name": "web", "uid": "p", "generation": 1},
         "spec": {"type": "AppArmor", "appArmor": {"policy": ""}},
-        "status": {"conditions": conditions},
+        "status": {"conditions": conditions, "nodes": {"updating": updating}},
     }
     return {"web": decode(SecurityProfile, body)}
 
@@ -73,6 +75,30 @@ def test_a_gate_is_opened_once():
     gates.carried_out(write)
     assert gates.openings(Known(profiles(available=True)), LATER) == []
     assert gates.since == {}
+
+
+def test_a_pod_that_may_come_to_a_node_that_holds_it_soon_waits_a_little():
+    gates = keeping(gated())
+    soon = Known(profiles(available=True, updating=1))
+    assert gates.openings(soon, LATER) == []
+    assert gates.tellings(soon, LATER) == []  # it does not wait for anything that there is to tell of
+    assert gates.due == LATER + SETTLING_SECONDS
+    assert gates.openings(soon, LATER + SETTLING_SECONDS - 0.1) == []
+    assert len(gates.openings(soon, LATER + SETTLING_SECONDS)) == 1  # nobody waits for a node that is stuck
+    # and at once where all hold it
+    assert len(gates.openings(Known(profiles(available=True)), LATER + 0.1)) == 1
+
+
+def test_what_is_not_available_any_more_settles_anew():
+    gates = keeping(gated())
+    soon = Known(profiles(available=True, updating=1))
+    assert gates.openings(soon, LATER) == []
+    gates.tellings(Known(profiles(updating=1)), LATER + 3.0)
+    later = LATER + 2 * SETTLING_SECONDS
+    assert gates.openings(soon, later) == []
+    assert len(gates.openings(soon, later + SETTLING_SECONDS)) == 1
+    gates.changed(("shop", "web-0"), None, later)
+    assert gates.settling == {}
 
 
 def test_what_was_done_to_an_earlier_pod_of_that_name_is_not_done_to_this_one():
