@@ -42,6 +42,10 @@ KEEP_SECONDS = 30.0
 MARGIN_SECONDS = 20.0
 NOT_FOUND, GONE, GATEWAY_TIMEOUT = 404, 410, 504
 _MESSAGE_LENGTH = 500
+_SUCCESSES = range(200, 300)
+_APPLIES = (("Content-Type", "application/apply-patch+yaml"),)
+# A list of many texts is a tenth of its size then.
+_COMPRESSED = (("Accept-Encoding", "gzip"),)
 # zlib's word for "of gzip's format" (zlib.decompress)
 _GZIP = 16 + zlib.MAX_WBITS
 # What there is where no answer, or no whole one, came. h2's comes where the server ended the connection in
@@ -330,12 +334,6 @@ class Api:
             ("User-Agent", "hauberk-agent"),
             ("Authorization", f"Bearer {self.way.token()}"),
         ]
-
-
-_SUCCESSES = range(200, 300)
-_APPLIES = (("Content-Type", "application/apply-patch+yaml"),)
-# A list of many texts is a tenth of its size then.
-_COMPRESSED = (("Accept-Encoding", "gzip"),)
 
 
 def _timeouts(read: float) -> dict[str, dict[str, float]]:

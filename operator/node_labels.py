@@ -38,13 +38,8 @@ def _changes(snapshot: Snapshot, *, asked: bool) -> Iterator[LabelNode]:
         if wanted is None:
             wanted = made[id(facts), needed] = _wanted(facts, needed=needed)
         there = node.labels
-        for key, value in wanted.items():
-            if there.get(key) != value:
-                break
-        else:
-            continue  # as nearly always
-        if facts.lsms and node.has_kernel and _is_current(report, node):
-            differing = {key: value for key, value in wanted.items() if there.get(key) != value}
+        differing = {key: value for key, value in wanted.items() if there.get(key) != value}
+        if differing and facts.lsms and node.has_kernel and _is_current(report, node):
             yield LabelNode(name, differing)
 
 
