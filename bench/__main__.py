@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lab.errors import LabError
 
-from . import figures
+from . import compiling, figures
 from .figures import Figure
 from .scale.run import SHORT, Sizes, scale
 
@@ -44,12 +44,17 @@ async def _measure(sizes: Sizes, result: Path) -> list[Figure]:
     def progress(what: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began:5.0f} s] {what}\n")
 
+    def tell(some: list[Figure]) -> None:
+        found.extend(some)
+        for one in some:
+            progress(f"  {one.what}: {figures.number(one.value)} {one.unit}")
+        figures.write(result, "Simulated nodes", found)  # what was measured stays, whatever comes
+
+    progress("many policies are compiled")
+    tell(await compiling.measure())
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async for some in scale(sizes, Path(folder), progress):
-            found += some
-            for one in some:
-                progress(f"  {one.what}: {figures.number(one.value)} {one.unit}")
-            figures.write(result, "Simulated nodes", found)  # what was measured stays, whatever comes
+            tell(some)
     return found
 
 

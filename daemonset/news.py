@@ -12,8 +12,8 @@ SHORTEST, LONGEST, QUIET = 0.25, 2.0, 20.0
 # From so many looks in a row on it is a burst: a change alone is news twice, of the new and of the old.
 BURST = 3
 # Who gets a processor late takes it less often: the next look is so many times that far off, up to so many
-# seconds.
-LATE_TIMES, LATE_SECONDS = 10.0, 20.0
+# of the longest distances.
+LATE_TIMES, LATE_LONGEST = 10.0, 2.0
 
 
 @dataclass
@@ -56,5 +56,5 @@ class News:
             self.distance = max(SHORTEST, self.distance / 2)
         else:
             self.distance = min(self.longest, self.distance * 2)
-        late = min((now - due) * LATE_TIMES, LATE_SECONDS)
+        late = min((now - due) * LATE_TIMES, self.longest * LATE_LONGEST)
         self.distance, self.looked_at = max(self.distance, late), now

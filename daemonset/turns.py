@@ -11,14 +11,16 @@ from dataclasses import dataclass
 # What changes soon after a write waits, so that all agents together write about this often.
 WRITES_PER_SECOND = 100
 SPACING_SECONDS = (1.0, 10.0)
-# What had to wait waits on, in parts of that spacing, until nothing more has come for the first, and for the
-# second at most: of a burst the second write has all. Once one could not wait for the end of what goes on,
-# the next one waits so many times as long: a burst costs few writes, and where changes never end the API is
-# behind by some minutes at most.
+# What had to wait waits on, in parts of what that comes to for each agent, until nothing more has come for
+# the first, and for the second at most: with many nodes the second write has all of a burst, with few of them
+# each profile is told soon. Once one could not wait for the end of what goes on, the next one waits so many
+# times as long: a burst costs few writes, and where changes never end the API is behind by some minutes at
+# most.
 CALM_SPACINGS, LONGEST_SPACINGS, ENDLESS_TIMES = 0.5, 12.0, 1.5
-# There an API server that is slow to answer is spared more: its spacing is so many times what the last write
-# took, up to so many seconds.
-TAKEN_TIMES, TAKEN_SECONDS = 10.0, 15.0
+# There an API server that is slow to answer is spared more: so many times what the last write took stands for
+# an agent's part, up to so many seconds; with less than that many nodes less, for they are not what makes it
+# slow.
+TAKEN_TIMES, TAKEN_SECONDS, MANY = 10.0, 15.0, 100
 # Bad news does not wait for longer, however many nodes there are.
 BAD_NEWS_SECONDS = 1.0
 
@@ -28,13 +30,13 @@ class Turns:
     """When this agent wrote last, and how far from it the next write is (monotonic seconds).
 
     Attributes:
-        nodes: how many there are with an agent, as far as is known.
+        nodes: how many there are with an agent; before they were counted as many as wait no longer than few.
         written_at: when the last write was done.
         took: how many seconds it took.
         hurried: the last write did not wait for the end of what was going on.
     """
 
-    nodes: int = 1
+    nodes: int = MANY
     written_at: float = float("-inf")
     took: float = 0.0
     hurried: bool = False
@@ -73,4 +75,6 @@ class Turns:
 
     @property
     def _strained(self) -> float:
-        return max(self.spacing, min(self.took * TAKEN_TIMES, TAKEN_SECONDS))
+        part = min(self.nodes / WRITES_PER_SECOND, SPACING_SECONDS[1])
+        spared = min(self.took * TAKEN_TIMES, TAKEN_SECONDS)
+        return max(part, spared * min(self.nodes / MANY, 1.0))

@@ -153,6 +153,10 @@ class Cluster:
             kind="application/apply-patch+yaml",
         )
 
+    async def delete(self, name: str) -> None:
+        """Delete a profile."""
+        await self.send("DELETE", f"{KINDS}/{SECURITY_PROFILES}/{name}")
+
     async def metrics(self) -> Metrics:
         """Return the API server's metrics as they are now."""
         response = await self.api.get("/metrics")

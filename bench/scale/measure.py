@@ -173,6 +173,31 @@ async def one_profile(cluster: Cluster, bare: Bare, *, decides: bool) -> list[Fi
     ]
 
 
+async def one_after_the_other(cluster: Cluster, profiles: int) -> list[Figure]:
+    """Apply many profiles as `kubectl apply` does, and delete them; return how long each took to be over."""
+    names = [f"after-{number:03}" for number in range(profiles)]
+    began = time.monotonic()
+    for name in names:
+        await cluster.apply(name)
+    await cluster.wait_ready(names)
+    applied = time.monotonic() - began
+
+    async def left() -> set[str]:
+        listed = (await cluster.get(SECURITY_PROFILES))["items"]
+        return {one["metadata"]["name"] for one in listed}.intersection(names)
+
+    began = time.monotonic()
+    for name in names:
+        await cluster.delete(name)
+    await none_left(left, "are still there")
+    deleted = time.monotonic() - began
+    where = f"{len(cluster.nodes)} nodes"
+    return [
+        Figure(f"after-{profiles}", f"{profiles} profiles applied, {where}: all Ready", applied, "s", goal=8),
+        Figure(f"after-{profiles}-gone", f"{profiles} profiles deleted, {where}: all gone", deleted, "s"),
+    ]
+
+
 async def many_profiles(cluster: Cluster, names: Sequence[str], *, decides: bool) -> list[Figure]:
     """Apply many new profiles at once; return time, writes, and what etcd and the API server grew to."""
     count = len(cluster.nodes)

@@ -21,6 +21,7 @@ class Sizes:
 
     Attributes:
         nodes: numbers of nodes for one changed profile, rising; the goals are those of `judged`.
+        at_once: how many profiles are applied one after the other on the fewest nodes.
         judged: the number of nodes that the goals are for, and where many profiles are tried.
         profiles: how many profiles there are after each of the bursts of new ones, rising.
         steady_seconds: how long nothing happens.
@@ -33,6 +34,7 @@ class Sizes:
     """
 
     nodes: tuple[int, ...] = (10, 100, 1000)
+    at_once: int = 80
     judged: int = 1000
     profiles: tuple[int, ...] = (100, 200)
     steady_seconds: float = 300
@@ -46,6 +48,7 @@ class Sizes:
 
 SHORT = Sizes(
     nodes=(10, 100),
+    at_once=20,
     judged=100,
     profiles=(20,),
     steady_seconds=20,
@@ -75,6 +78,9 @@ async def scale(sizes: Sizes, folder: Path, progress: Progress) -> AsyncIterator
                 await _grow(cluster, count, progress)
                 progress("one profile is changed")
                 yield await measure.one_profile(cluster, floor, decides=count == sizes.judged)
+                if count == sizes.nodes[0]:
+                    progress(f"{sizes.at_once} profiles are applied, and deleted")
+                    yield await measure.one_after_the_other(cluster, sizes.at_once)
         names = ["one"]
         for count in sizes.profiles:
             fresh = [f"profile-{number:04}" for number in range(len(names), count)]

@@ -44,7 +44,7 @@ def test_with_many_nodes_looks_are_as_far_apart_as_reports():
 
 @pytest.mark.parametrize(("late", "next_one"), [(0.01, 0.5), (0.3, 3.0), (100.0, 20.0)])
 def test_who_gets_a_processor_late_looks_less_often(late: float, next_one: float):
-    news = News()
+    news = News(longest=10.0)
     looks(news, 100)
     news.looked(100.25 + late, 100.25)
     assert news.due(100.26 + late) == pytest.approx(100.25 + late + next_one)

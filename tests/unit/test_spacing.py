@@ -164,6 +164,22 @@ def test_an_api_server_that_is_slow_is_spared(took: float, calm: float, longest:
     assert due(101, 120) == 120 + calm
     assert due(101, 900) == 100 + longest
     assert due(110, 110) == 110  # what need not wait need not wait for that
+    few = Turns(3, written_at=100.0, took=took)  # they are not what makes it slow
+    assert few.due(100.1, 120, more=True, is_bad=False) < 100 + longest * 0.04
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first", "last", "due"),
+    [
+        pytest.param(3, 100.1, 100.9, 101, id="at least a second apart"),
+        pytest.param(3, 100.1, 110, 101, id="the rest of a burst is not waited for"),
+        pytest.param(50, 100.1, 110, 106, id="with more nodes for longer"),
+        pytest.param(100, 100.1, 110, 110.5, id="with a hundred until it is over"),
+        pytest.param(100, 100.1, 120, 112, id="but not for ever"),
+    ],
+)
+def test_few_nodes_tell_of_a_burst_while_it_lasts(nodes: int, first: float, last: float, due: float):
+    assert Turns(nodes, written_at=100.0).due(first, last, more=True, is_bad=False) == due
 
 
 def test_a_burst_that_does_not_end_costs_few_writes_and_leaves_none_behind_for_long():
@@ -287,7 +303,7 @@ async def test_a_report_that_someone_deletes_is_written_again_and_one_that_is_th
 async def test_agents_are_counted_and_where_they_can_not_be_it_is_told_once(
     agent: Agent, api: Api, monkeypatch: pytest.MonkeyPatch
 ):
-    assert agent.turns.nodes == 1
+    assert agent.turns.nodes == turns.MANY
     api.nodes = 700
     await agent._count_nodes()
     assert (agent.turns.nodes, agent.turns.spacing) == (700, 7)
