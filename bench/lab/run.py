@@ -7,12 +7,17 @@ from pathlib import Path
 
 from bench import figures
 from bench.figures import Figure
-from bench.lab import latency, modules, node
+from bench.lab import image, latency, modules, node
 from tests.e2e.cluster import kubectl, ok
 from tests.e2e.prepared import install
 
 RESULT = Path("build/bench-lab.json")
-PARTS = {"latency": latency.measure, "node": node.measure, "modules": modules.measure}
+PARTS = {
+    "image": image.measure,
+    "latency": latency.measure,
+    "node": node.measure,
+    "modules": modules.measure,
+}
 
 
 def main(names: list[str]) -> int:
