@@ -272,10 +272,15 @@ def _gated(snapshot: Snapshot, ours: Sequence[Found]) -> Iterator[Cause]:
     every = f"the pod's scheduling gate {POD_GATE} is closed{{}} every profile that it names is Available"
     lacking = [(one, said) for one in ours if (said := _not_available(one))]
     if not lacking:
+        settling = any(one.profile and one.profile.status.nodes.updating for one in ours)
+        coming = (
+            "; more nodes are about to hold them, and the pod may come to one of those" if settling else ""
+        )
+        first = " once they do, or after five seconds; if it does not" if settling else ""
         yield Cause(
             Reason.GATED,
-            every.format(", and"),
-            "the operator opens it: see whether it runs, and its log: "
+            f"{every.format(', and')}{coming}",
+            f"the operator opens it{first}: see whether it runs, and its log: "
             "`kubectl -n hauberk-system logs deployment/hauberk-operator`",
             fields=("spec.schedulingGates",),
         )
