@@ -48,7 +48,7 @@ class Api:
         return True
 
     async def write_status(self, name: str, status: ProfileStatus) -> None:
-        """Take a status."""
+        """Take a status, and tell nothing of the object."""
         del name, status
         self.written += 1
 

@@ -24,6 +24,7 @@ from lightkube.types import PatchType
 
 from ..crds.errors import BusyFault, ClusterFault, RefusedFault
 from ..crds.metrics import API_WRITES, Counts, Uncounted, result_of
+from ..crds.models import Metadata, decode
 from ..crds.names import (
     AGENT_COMPONENT,
     API_VERSION,
@@ -181,8 +182,10 @@ class Cluster:
         self.counts.count(API_WRITES, kind, "done")
         return answer
 
-    async def apply_status(self, name: str, status: dict[str, Any]) -> None:
+    async def apply_status(self, name: str, status: dict[str, Any]) -> Metadata | None:
         """Write the part of a profile's status that is this process's: what it does not name is another's.
+
+        Returns the object's metadata since, None where it is gone.
 
         Raises:
             ClusterFault: the API did not take it.
@@ -194,7 +197,7 @@ class Cluster:
             "status": status,
         }
         try:
-            await self.sent(
+            answer = await self.sent(
                 "SecurityProfileStatus",
                 lambda: self.client.patch(
                     _ProfilesStatus,
@@ -210,6 +213,9 @@ class Cluster:
                 raise fault(f"the status of {name} was not taken", error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise fault(f"the status of {name} was not sent", error) from error
+        else:
+            return decode(Metadata, dict(answer)["metadata"])
+        return None
 
     async def store(self) -> Store:
         """Return where SecurityProfiles are kept now; a kind that is not served is as good as going away.

@@ -54,6 +54,7 @@ LEASE_SECONDS = 3.0
 # began would be written, and then written once more.
 FRESH_SECONDS = 0.5
 _PROGRESS = (Reason.UPDATING, Reason.TERMINATING)
+_GOING = (Reason.TERMINATING, Reason.IN_USE)
 
 P = TypeVar("P", bound=OpenGate | TellOfPod)
 Made = tuple[SecurityProfile, Rollout, ProfileStatus]
@@ -72,6 +73,7 @@ class Controller(Loop[OperatorsCluster]):
         written: the last write of each status.
         moved: when each profile had progress to tell last.
         behind: how many statuses the last round left for later.
+        events: what is to be told of profiles by Events: reason, message, and whether it is a warning.
         repaired: how often nodes told of a repair since this process started, by type and profile.
         gates: the pods that wait for their profiles.
         opened: how many gates this process opened.
@@ -86,6 +88,7 @@ class Controller(Loop[OperatorsCluster]):
     written: dict[str, pace.Written] = field(default_factory=dict[str, pace.Written])
     moved: dict[str, float] = field(default_factory=dict[str, float])
     behind: int = 0
+    events: list[tuple[SecurityProfile, str, str, bool]] = field(default_factory=list[Any])
     repaired: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     gates: Gates = field(default_factory=Gates)
     opened: int = 0
@@ -168,17 +171,17 @@ class Controller(Loop[OperatorsCluster]):
         snapshot = self.snapshot()  # also while waiting: since when an agent is missing is seen here only
         if not self.leads():
             return
-        snapshot = await self._looked_at(snapshot)
+        faults: list[ClusterFault] = []
+        snapshot = await self._kept(snapshot, faults)
         taken = self.clock()
         moving = pace.moving(self.moved.values(), taken)
         self.behind = 0
-        faults: list[ClusterFault] = []
 
         async def keep(name: str, _: SecurityProfile) -> None:
             nonlocal snapshot, taken
             if self.clock() - taken > FRESH_SECONDS:
                 await self._open_gates()  # a pod need not wait for all other profiles' statuses
-                snapshot = await self._looked_at(self.snapshot())
+                snapshot = await self._kept(self.snapshot(), faults)
                 taken = self.clock()
             if profile := snapshot.profiles.get(name):
                 await self._keep_profile(name, profile, snapshot, moving)
@@ -188,6 +191,7 @@ class Controller(Loop[OperatorsCluster]):
             return
         faults += more
         await self._open_gates()
+        await self._tell_events()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         self.repaired = {key: count for key, count in self.repaired.items() if key[1] in snapshot.profiles}
@@ -220,14 +224,38 @@ class Controller(Loop[OperatorsCluster]):
             await self.let_others()
         return snapshot
 
+    async def _kept(self, snapshot: Snapshot, faults: list[ClusterFault]) -> Snapshot:
+        """Return what is known once every profile has its finalizer; add what was in the way to `faults`.
+
+        Before any status: publishing waits for it.
+
+        Raises:
+            ClusterFault: the API can't be read, or has no time.
+        """
+        snapshot = await self._looked_at(snapshot)
+        new = {name: one for name, one in snapshot.profiles.items() if _is_new(one)}
+        if not new:
+            return snapshot
+
+        async def keep(_: str, profile: SecurityProfile) -> None:
+            if await self.carry_out(finalizers(profile, snapshot, self.rollouts.of(profile, snapshot))):
+                there = [*profile.metadata.finalizers, FINALIZER]
+                metadata = msgspec.structs.replace(profile.metadata, finalizers=there)
+                self.remember(profile, msgspec.structs.replace(profile, metadata=metadata))
+
+        faults += await self.keep_each(new, keep) or []
+        return await self._looked_at(self.snapshot())
+
     async def _keep_profile(
         self, name: str, profile: SecurityProfile, snapshot: Snapshot, moving: int
     ) -> None:
         leaving = profile.metadata.deletion_timestamp is not None
         rollout = self.rollouts.of(profile, snapshot)
+        going = finalizers(profile, snapshot, rollout) if leaving else []
+        if going and _is_said_to_go(profile):
+            await self.carry_out(going)  # nobody is left to read more
+            return
         status = self._status(name, profile, rollout, snapshot.now)
-        if not leaving:  # publishing waits for the finalizer
-            profile = await self._kept(profile, finalizers(profile, snapshot, rollout))
         if status != (before := own(profile.status)):
             last = self.written.get(name)
             if pace.is_progress(before, status):
@@ -236,20 +264,10 @@ class Controller(Loop[OperatorsCluster]):
                 self.wake_by(at)
                 self.behind += 1
             else:
-                await self._write_status(name, profile, status)
+                profile = await self._write_status(name, profile, status)
                 self.written[name] = pace.written(before, status, last, self.clock())
-        if leaving:  # what is to go is not called Ready before it goes
+        if going:  # what is to go is not called Ready before it goes
             await self.carry_out(finalizers(profile, snapshot, rollout))
-
-    async def _kept(self, profile: SecurityProfile, writes: list[Write]) -> SecurityProfile:
-        """Return a profile with its finalizer, which is written if need be."""
-        if not writes or not await self.carry_out(writes):
-            return profile
-        there = [*profile.metadata.finalizers, FINALIZER]
-        metadata = msgspec.structs.replace(profile.metadata, finalizers=there)
-        kept = msgspec.structs.replace(profile, metadata=metadata)
-        self.remember(profile, kept)
-        return kept
 
     def _status(self, name: str, profile: SecurityProfile, rollout: Rollout, now: datetime) -> ProfileStatus:
         """Return what a status should be; that of a profile of which nothing changed is not made again."""
@@ -327,11 +345,20 @@ class Controller(Loop[OperatorsCluster]):
         if kept:
             raise ClusterFault(Reason.TERMINATING, f"{kept} finalizers were there still")
 
-    async def _write_status(self, name: str, profile: SecurityProfile, status: ProfileStatus) -> None:
-        await self.cluster.write_status(name, status)
+    async def _write_status(
+        self, name: str, profile: SecurityProfile, status: ProfileStatus
+    ) -> SecurityProfile:
+        """Write a status, and return the profile as it is since."""
+        there = await self.write(self.cluster.write_status(name, status))
         others = [one for one in profile.status.conditions if one.type not in TYPES]
         whole = msgspec.structs.replace(status, conditions=others + status.conditions)
-        self.remember(profile, msgspec.structs.replace(profile, status=whole))
+        metadata = profile.metadata
+        if there:  # what rests on this version of the object has to rest on its finalizers too
+            metadata = msgspec.structs.replace(
+                metadata, resource_version=there.resource_version, finalizers=there.finalizers
+            )
+        after = msgspec.structs.replace(profile, metadata=metadata, status=whole)
+        self.remember(profile, after)
         before = {one.type: one.reason for one in profile.status.conditions}
         for one in status.conditions:
             if one.type == "Ready" and one.reason != before.get("Ready"):
@@ -339,10 +366,18 @@ class Controller(Loop[OperatorsCluster]):
                 if one.reason in _PROGRESS:
                     continue  # the status shows progress; an Event for each step would double the writes
                 warning = any(told.type == "Stalled" and told.status == "True" for told in status.conditions)
-                try:
-                    await self.cluster.tell(profile, one.reason, one.message, warning=warning)
-                except ClusterFault as fault:  # the status says the same: no other profile waits for it
-                    log.warning("no event", profile=name, message=fault.message)
+                self.events.append((profile, one.reason, one.message, warning))
+        return after
+
+    async def _tell_events(self) -> None:
+        """Record the Events of this round: the statuses say the same, and come before them."""
+        events, self.events = self.events, []
+        for profile, reason, message, warning in events:
+            try:
+                await self.write(self.cluster.tell(profile, reason, message, warning=warning))
+            except ClusterFault as fault:
+                log.warning("no event", profile=profile.metadata.name, message=fault.message)
+            await self.let_others()
 
     # --- gates ---------------------------------------------------------------------------------------------
 
@@ -474,3 +509,12 @@ class Controller(Loop[OperatorsCluster]):
         generation = await self.cluster.apply_daemonset(name, manifest)
         self.applied[name] = self.daemonsets[name] = generation
         log.info("agents", name=name, generation=generation, image=image_of(manifest))
+
+
+def _is_new(profile: SecurityProfile) -> bool:
+    return FINALIZER not in profile.metadata.finalizers and profile.metadata.deletion_timestamp is None
+
+
+def _is_said_to_go(profile: SecurityProfile) -> bool:
+    """Return whether the status that is there says that the profile is being deleted."""
+    return any(one.type == "Ready" and one.reason in _GOING for one in profile.status.conditions)

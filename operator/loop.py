@@ -11,7 +11,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -60,6 +60,7 @@ BESIDE = ("watch", "certificate")
 
 C = TypeVar("C", bound=Cluster)
 W = TypeVar("W", bound=Write)
+T = TypeVar("T")
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Loop(Generic[C]):
         listed: by kind, whether what was seen last came of the list that a watch begins with.
         clock: seconds that only go forward.
         due: when to decide again even if nothing happens until then, by that clock.
-        effort: how much of the processor's time it may take.
+        effort: how much of the processor's time deciding may take.
+        wrote: how much of it this round's writes took.
         died: what ended the loop, where something did.
         later: wakes it, where something is in no hurry.
         backoffs: what the API refused to take, by what it was and of which object.
@@ -95,6 +97,7 @@ class Loop(Generic[C]):
     clock: Callable[[], float] = time.monotonic
     due: float = math.inf
     effort: Effort = field(init=False)
+    wrote: float = 0.0
     turn_began: float = 0.0
     looked_at: float = 0.0
     deleted: set[str] = field(default_factory=set[str])
@@ -251,10 +254,10 @@ class Loop(Generic[C]):
     async def _reconcile_forever(self) -> None:
         while True:
             self.wake.clear()
-            self.due = math.inf
+            self.due, self.wrote = math.inf, 0.0
             done = Measured(self.until_done("write", self._round))
             await done
-            await asyncio.sleep(self.effort.pause_after(done.seconds, self.clock()))
+            await asyncio.sleep(self.effort.pause_after(max(0.0, done.seconds - self.wrote), self.clock()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(TICK_SECONDS, max(0.0, self.due - self.clock()))):
                     await self.wake.wait()
@@ -402,10 +405,18 @@ class Loop(Generic[C]):
         for write in writes:
             self.goes_on()
             log.info("write", what=type(write).__name__, object=object_of(write), **told_of(write))
-            if not await self.cluster.carry_out(write):
+            if not await self.write(self.cluster.carry_out(write)):
                 return False
             self.carried_out(write)
         return True
+
+    async def write(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do a write, and return what comes of it; how many there are the budget bounds, not the effort."""
+        done = Measured(work)
+        try:
+            return await done
+        finally:
+            self.wrote += done.seconds
 
     def carried_out(self, write: Write) -> None:
         """Take note of a write that was taken, so that the next round does not do it again."""

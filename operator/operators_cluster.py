@@ -23,7 +23,7 @@ from lightkube.resources.apps_v1 import DaemonSet, Deployment
 from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod
 from lightkube.types import PatchType
 
-from ..crds.models import ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
+from ..crds.models import Metadata, ProfileRevision, ProfileStatus, SecurityProfile, decode, encode
 from ..crds.names import (
     ADMISSION,
     ADMISSION_AUTHORITY,
@@ -167,8 +167,10 @@ class OperatorsCluster(Cluster):
             lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE),
         )
 
-    async def write_status(self, name: str, status: ProfileStatus) -> None:
+    async def write_status(self, name: str, status: ProfileStatus) -> Metadata | None:
         """Write a profile's status, but for what the admission says of its text.
+
+        Returns the object's metadata since, None where it is gone.
 
         Raises:
             ClusterFault: the API did not take it.
@@ -176,7 +178,7 @@ class OperatorsCluster(Cluster):
         body = encode(status)
         if not status.reference:
             del body["reference"]
-        await self.apply_status(name, body)
+        return await self.apply_status(name, body)
 
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
         """Record an Event on a profile.

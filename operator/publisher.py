@@ -123,7 +123,7 @@ class Publisher(Loop[AdmissionsCluster]):
         condition = acceptance(profile, judged, snapshot.now)
         if condition == said(profile):
             return
-        await self.cluster.write_acceptance(name, condition)
+        await self.write(self.cluster.write_acceptance(name, condition))
         log.info("accepted", profile=name, status=condition.status, reason=condition.reason)
         others = [one for one in profile.status.conditions if one.type != condition.type]
         status = msgspec.structs.replace(profile.status, conditions=[condition, *others])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from hauberk.crds.errors import BusyFault, ClusterFault, RefusedFault
-from hauberk.crds.models import Condition, ProfileStatus, SecurityProfile
+from hauberk.crds.models import Condition, Metadata, ProfileStatus, SecurityProfile
 from hauberk.crds.names import FINALIZER, SECURITY_PROFILES
 from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
@@ -19,6 +19,7 @@ from hauberk.operator.writes import (
     RemoveFinalizer,
     TellOfPod,
     Write,
+    object_of,
 )
 
 
@@ -43,6 +44,8 @@ class Api:
         self.late: set[type[Write]] = set()
         self.busy = False
         self.written: list[str] = []
+        self.order: list[str] = []  # of all that was taken
+        self.there: dict[str, Metadata] = {}  # what an object is after a status was written
         self.gated: list[PodObject] = []
         self.while_writing: Any = None
 
@@ -88,6 +91,7 @@ class Api:
         if isinstance(write, OpenGate | TellOfPod) and write.pod.name in self.refused:
             raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.writes.append(write)
+        self.order.append(f"{type(write).__name__} {object_of(write)}")
         if isinstance(write, RemoveFinalizer) and self.taken:
             for one in self.listed.get(SECURITY_PROFILES, []):
                 if one["metadata"]["name"] == write.profile.metadata.name:
@@ -95,7 +99,7 @@ class Api:
                     one["metadata"]["finalizers"] = kept
         return type(write) not in self.late
 
-    async def write_status(self, name: str, status: ProfileStatus) -> None:
+    async def write_status(self, name: str, status: ProfileStatus) -> Metadata | None:
         self.written.append(name)
         if self.busy:
             raise BusyFault(Reason.PROGRESSING, "no time", 7.0)
@@ -105,6 +109,8 @@ class Api:
         if f"{name}/status" in self.refused:
             raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.statuses[name] = status
+        self.order.append(f"status {name}")
+        return self.there.get(name)
 
     async def write_acceptance(self, name: str, condition: Condition) -> None:
         if f"{name}/status" in self.refused:
@@ -114,6 +120,7 @@ class Api:
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
         if "events" in self.refused:
             raise RefusedFault(Reason.PROGRESSING, "not taken")
+        self.order.append(f"event {profile.metadata.name}")
         self.events.append(f"{profile.metadata.name} {reason} {warning} {bool(message)}")
 
 

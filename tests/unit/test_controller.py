@@ -552,6 +552,64 @@ async def test_a_round_of_many_writes_tells_what_is_known_by_then(api: Api):
     assert api.written == ["a", "b", "c"]
 
 
+async def test_finalizers_come_before_statuses_and_events_after_them(api: Api):
+    """Publishing waits for the first, users for the second."""
+    controller = controller_of(api)
+    nodes = Nodes(controller, 2)
+    publish(controller, "a", "b")
+    for name in "ab":
+        new = body(name, said="Accepted")
+        new["metadata"]["finalizers"] = []
+        controller.seen(SECURITY_PROFILES, name, new, deleted=False)
+    for at in range(2):
+        nodes.report(at, "a", "b")
+    await controller.reconcile()
+    assert api.order == [
+        *("AddFinalizer a", "AddFinalizer b"),
+        *("status a", "status b"),
+        *("event a", "event b"),
+    ]
+    api.order.clear()
+    await controller.reconcile()  # the watch has brought nothing back yet
+    assert api.order == []
+
+
+async def test_a_profile_that_comes_during_a_round_gets_its_finalizer_before_more_statuses(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a", "b")
+    new = body("c")
+    new["metadata"]["finalizers"] = []
+
+    def meanwhile() -> None:
+        nodes.now += 1
+        controller.seen(SECURITY_PROFILES, "c", new, deleted=False)
+
+    api.while_writing = meanwhile
+    await controller.reconcile()
+    assert api.order[:3] == ["status a", "AddFinalizer c", "status b"]
+
+
+async def test_events_that_had_to_wait_are_told_later(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a", "b")
+    nodes.report(0, "a", "b")
+
+    def meanwhile() -> None:
+        api.busy = True
+
+    api.while_writing = meanwhile
+    with pytest.raises(BusyFault):
+        await controller.reconcile()
+    assert (api.events, [*api.statuses]) == ([], ["a"])
+    api.busy, api.while_writing = False, None
+    await controller.reconcile()
+    assert [one.split()[0] for one in api.events] == ["a", "b"]
+    await controller.reconcile()
+    assert len(api.events) == 2
+
+
 async def test_a_profile_that_goes_during_a_round_is_passed_over(api: Api):
     controller = controller_of(api)
     nodes = Nodes(controller, 1)
@@ -620,6 +678,39 @@ async def test_a_profile_keeps_its_object_until_its_revision_is_withdrawn(api: A
     (write,) = api.writes
     assert isinstance(write, RemoveFinalizer)
     assert write.once_withdrawn
+
+
+async def test_a_deletion_costs_a_status_that_says_so_and_the_finalizer(api: Api):
+    """The finalizer is taken off the version of the object that the status made, or that would be refused."""
+    controller = controller_of(api)
+    controller.store = api.where
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    controller.seen(PROFILE_REVISIONS, "a.0123456789", a_revision("a", withdrawn=True), deleted=False)
+    api.there = {"a": Metadata(name="a", resource_version="7", finalizers=["theirs", FINALIZER])}
+    await controller.reconcile()
+    assert api.order == ["status a", "RemoveFinalizer a"]
+    (write,) = api.writes
+    assert isinstance(write, RemoveFinalizer)
+    assert (write.profile.metadata.resource_version, write.profile.metadata.finalizers) == (
+        "7",
+        ["theirs", FINALIZER],
+    )
+
+
+async def test_what_is_said_to_go_already_goes_without_another_status(api: Api):
+    controller = controller_of(api)
+    controller.store = api.where
+    nodes = Nodes(controller, 2)
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    controller.seen(PROFILE_REVISIONS, "a.0123456789", a_revision("a", withdrawn=True), deleted=False)
+    nodes.report(0, "a")
+    await controller.reconcile()
+    assert api.order == ["status a"]
+    assert api.statuses["a"].summary.status == "Terminating"
+    nodes.report(0)
+    nodes.now += 60
+    await controller.reconcile()
+    assert api.order == ["status a", "RemoveFinalizer a"]
 
 
 async def test_where_the_store_can_not_be_asked_no_deletion_goes_on(api: Api):

@@ -52,6 +52,29 @@ async def test_while_events_pour_in_most_of_the_time_is_the_others():
     assert 4 * loop.takes <= SHARE * (time.monotonic() - began)
 
 
+async def test_what_writing_takes_is_no_part_of_that():
+    """How many writes there are the budget bounds: who has many to make need not pause for them."""
+    loop = rounds_of(Api())
+    loop.effort.left, loop.takes = 0.0, 0.0
+
+    async def write() -> None:
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        await asyncio.sleep(0)
+
+    async def reconcile() -> None:
+        loop.rounds += 1
+        await loop.write(write())
+
+    loop.reconcile = reconcile
+    task = asyncio.create_task(loop.run())
+    began = time.monotonic()
+    await until(lambda: loop.wake.set() or loop.rounds == 11)
+    task.cancel()
+    assert time.monotonic() - began < 10 * 0.02 / SHARE / 2
+
+
 async def test_after_a_quiet_time_an_event_is_decided_on_at_once():
     loop = rounds_of(Api())
     task = asyncio.create_task(loop.run())

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from hauberk.crds.models import Condition, ProfileStatus
+from hauberk.crds.models import Condition, Metadata, ProfileStatus
 from hauberk.crds.names import SECURITY_PROFILES
 from hauberk.operator.admissions_cluster import AdmissionsCluster
 from hauberk.operator.controller import Controller
@@ -38,8 +38,9 @@ class Api:
         self.writes.append(write)
         return True
 
-    async def write_status(self, name: str, status: ProfileStatus) -> None:
-        del name, status
+    async def write_status(self, name: str, status: ProfileStatus) -> Metadata:
+        del status
+        return Metadata(name=name, finalizers=["hauberk.dev/profile"])
 
     async def write_acceptance(self, name: str, condition: Condition) -> None:
         del name, condition
