@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from hauberk.crds.errors import NodeFault
 from rich.console import Console
 
 from lab.errors import LabError
@@ -31,7 +32,7 @@ Examples:
   python -m bench --short --result build/short.json
 
 Exit code: 0 if the figures that decide met their goals, 1 if one did not, 2 for wrong use, 3 where
-kube-apiserver is missing, 4 where something did not come about at all, 143 after SIGTERM.
+kube-apiserver or apparmor_parser is missing, 4 where something did not come about at all, 143 after SIGTERM.
 """
 
 
@@ -67,7 +68,7 @@ def main(
         found = asyncio.run(_measure(SHORT if short else Sizes(), result))
     except asyncio.CancelledError as error:
         raise typer.Exit(128 + signal.SIGTERM) from error
-    except LabError as error:
+    except (LabError, NodeFault) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(3) from error
     except TimeoutError as error:

@@ -44,8 +44,8 @@ async def measure() -> list[Figure]:
         took: list[float] = []
         floors: list[float] = []
         for number in range(ROUNDS):
-            floors.append(await _parser(files))
             took.append(await _agent(texts, folder / f"state-{number}"))
+            floors.append(await _parser(files))
     return [
         Figure(
             "compile",
@@ -86,6 +86,10 @@ async def _parser(files: Sequence[Path]) -> float:
         stdout=asyncio.subprocess.DEVNULL,
         env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
     )
-    if await program.wait():
-        raise NodeFault(Reason.LOAD_FAILED, "apparmor_parser does not take the benchmark's policies")
+    try:
+        if await program.wait():
+            raise NodeFault(Reason.LOAD_FAILED, "apparmor_parser does not take the benchmark's policies")
+    finally:
+        if program.returncode is None:
+            program.kill()
     return time.monotonic() - began

@@ -272,11 +272,10 @@ def _gated(snapshot: Snapshot, ours: Sequence[Found]) -> Iterator[Cause]:
     every = f"the pod's scheduling gate {POD_GATE} is closed{{}} every profile that it names is Available"
     lacking = [(one, said) for one in ours if (said := _not_available(one))]
     if not lacking:
-        settling = any(one.profile and one.profile.status.nodes.updating for one in ours)
-        coming = (
-            "; more nodes are about to hold them, and the pod may come to one of those" if settling else ""
-        )
-        first = " once they do, or after five seconds; if it does not" if settling else ""
+        coming = first = ""
+        if any(one.profile and one.profile.status.nodes.updating for one in ours):
+            coming = "; more nodes are about to hold them, and it waits for those"
+            first = " once they do, or five seconds after one holds all that the pod names; if it does not"
         yield Cause(
             Reason.GATED,
             f"{every.format(', and')}{coming}",

@@ -1,7 +1,7 @@
 """Says when a report may be written: at once after a quiet time, then farther apart with more agents. Pure.
 
 Kept by `agent`. All agents together write so many reports a second at most; and each tells the first change
-at once, and what follows together, when it is over.
+at once, and what follows together, with many nodes when it is over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Turns:
     """When this agent wrote last, and how far from it the next write is (monotonic seconds).
 
     Attributes:
-        nodes: how many there are with an agent; before they were counted as many as wait no longer than few.
+        nodes: how many there are with an agent; before they were counted, MANY.
         written_at: when the last write was done.
         took: how many seconds it took.
         hurried: the last write did not wait for the end of what was going on.

@@ -30,17 +30,17 @@ from .agent_settings import OnNodes
 from .agents import image_of, manifests, settings_from
 from .aggregate import TYPES, aggregate, own
 from .deltas import Rollouts
-from .finalizers import finalizers
+from .finalizers import finalizers, is_new
 from .gates import Gates, Key, pod_of
 from .gating import Known, is_gated
-from .loop import RETRY_SECONDS, Loop
+from .loop import RETRY_SECONDS, Loop, key_of
 from .missed import Absence, missed
 from .node_labels import node_labels
 from .operators_cluster import OperatorsCluster
 from .rollout import Rollout
 from .snapshot import AgentView, Snapshot, without_text
 from .taints import untaints
-from .writes import OpenGate, RemoveFinalizer, TellOfPod, Write
+from .writes import AddFinalizer, OpenGate, RemoveFinalizer, TellOfPod, Write
 
 log = structlog.get_logger()
 
@@ -116,6 +116,7 @@ class Controller(Loop[OperatorsCluster]):
         """Take note that this one leads now, or waits; `anew` where another one may have led meanwhile."""
         if anew:
             self.repairs = None  # what happened while another one led, that one told
+            self.events.clear()
             self.absence.plan(self.clock())  # but perhaps it was away when the admission was
         super().elected(anew)
 
@@ -172,7 +173,8 @@ class Controller(Loop[OperatorsCluster]):
         if not self.leads():
             return
         faults: list[ClusterFault] = []
-        snapshot = await self._kept(snapshot, faults)
+        tried = set[str]()
+        snapshot = await self._kept(snapshot, tried, faults)
         taken = self.clock()
         moving = pace.moving(self.moved.values(), taken)
         self.behind = 0
@@ -181,9 +183,9 @@ class Controller(Loop[OperatorsCluster]):
             nonlocal snapshot, taken
             if self.clock() - taken > FRESH_SECONDS:
                 await self._open_gates()  # a pod need not wait for all other profiles' statuses
-                snapshot = await self._kept(self.snapshot(), faults)
+                snapshot = await self._kept(self.snapshot(), tried, faults)
                 taken = self.clock()
-            if profile := snapshot.profiles.get(name):
+            if self.leads() and (profile := snapshot.profiles.get(name)):
                 await self._keep_profile(name, profile, snapshot, moving)
 
         more = await self.keep_each(snapshot.profiles, keep)
@@ -191,7 +193,6 @@ class Controller(Loop[OperatorsCluster]):
             return
         faults += more
         await self._open_gates()
-        await self._tell_events()
         self.made = {name: made for name, made in self.made.items() if name in snapshot.profiles}
         self.written = {name: last for name, last in self.written.items() if name in snapshot.profiles}
         self.repaired = {key: count for key, count in self.repaired.items() if key[1] in snapshot.profiles}
@@ -209,6 +210,7 @@ class Controller(Loop[OperatorsCluster]):
         await self._write_of_pods(self.gates.tellings(self._known(), self.clock()))
         self.wake_by(self.gates.due)
         await self._keep_daemonsets()
+        await self._tell_events()
         if faults:
             raise faults[0]
 
@@ -224,24 +226,34 @@ class Controller(Loop[OperatorsCluster]):
             await self.let_others()
         return snapshot
 
-    async def _kept(self, snapshot: Snapshot, faults: list[ClusterFault]) -> Snapshot:
-        """Return what is known once every profile has its finalizer; add what was in the way to `faults`.
+    async def _kept(self, snapshot: Snapshot, tried: set[str], faults: list[ClusterFault]) -> Snapshot:
+        """Return what is known once profiles have their finalizers, which are written before any status.
 
-        Before any status: publishing waits for it.
+        Publishing waits for them. Where that takes long it is gone on with later in the round; each UID is
+        tried once, and added to `tried`; what is in the way, to `faults`.
 
         Raises:
             ClusterFault: the API can't be read, or has no time.
         """
         snapshot = await self._looked_at(snapshot)
-        new = {name: one for name, one in snapshot.profiles.items() if _is_new(one)}
+        new = {
+            name: one
+            for name, one in snapshot.profiles.items()
+            if is_new(one) and one.metadata.uid not in tried
+        }
         if not new:
             return snapshot
+        until = self.clock() + FRESH_SECONDS
 
-        async def keep(_: str, profile: SecurityProfile) -> None:
-            if await self.carry_out(finalizers(profile, snapshot, self.rollouts.of(profile, snapshot))):
-                there = [*profile.metadata.finalizers, FINALIZER]
-                metadata = msgspec.structs.replace(profile.metadata, finalizers=there)
-                self.remember(profile, msgspec.structs.replace(profile, metadata=metadata))
+        async def keep(name: str, _: SecurityProfile) -> None:
+            profile = self.profiles.get(name)  # the admission writes to it meanwhile
+            if profile is None or not is_new(profile):
+                return
+            if self.clock() > until:
+                self.wake_by(self.clock())
+                return
+            tried.add(profile.metadata.uid)
+            await self.carry_out([AddFinalizer(profile)])
 
         faults += await self.keep_each(new, keep) or []
         return await self._looked_at(self.snapshot())
@@ -250,9 +262,11 @@ class Controller(Loop[OperatorsCluster]):
         self, name: str, profile: SecurityProfile, snapshot: Snapshot, moving: int
     ) -> None:
         leaving = profile.metadata.deletion_timestamp is not None
+        if leaving and not profile.metadata.finalizers:
+            return  # it is gone, and the watch has not told yet
         rollout = self.rollouts.of(profile, snapshot)
         going = finalizers(profile, snapshot, rollout) if leaving else []
-        if going and _is_said_to_go(profile):
+        if going and _is_said_to_go(profile) and not self.backoffs.left_until(key_of(profile)):
             await self.carry_out(going)  # nobody is left to read more
             return
         status = self._status(name, profile, rollout, snapshot.now)
@@ -353,7 +367,7 @@ class Controller(Loop[OperatorsCluster]):
         others = [one for one in profile.status.conditions if one.type not in TYPES]
         whole = msgspec.structs.replace(status, conditions=others + status.conditions)
         metadata = profile.metadata
-        if there:  # what rests on this version of the object has to rest on its finalizers too
+        if there and there.uid == metadata.uid:  # who decides on this version has to know its finalizers
             metadata = msgspec.structs.replace(
                 metadata, resource_version=there.resource_version, finalizers=there.finalizers
             )
@@ -370,13 +384,27 @@ class Controller(Loop[OperatorsCluster]):
         return after
 
     async def _tell_events(self) -> None:
-        """Record the Events of this round: the statuses say the same, and come before them."""
-        events, self.events = self.events, []
-        for profile, reason, message, warning in events:
+        """Record the Events that are due, for a while: the statuses say the same, and come before them.
+
+        Raises:
+            BusyFault: the API server has no time.
+        """
+        until = self.clock() + FRESH_SECONDS
+        while self.events and self.leads():
+            if self.clock() > until:
+                self.wake_by(self.clock())
+                return
+            self.goes_on()
+            profile, reason, message, warning = self.events[0]
             try:
                 await self.write(self.cluster.tell(profile, reason, message, warning=warning))
+            except BusyFault:
+                raise
             except ClusterFault as fault:
                 log.warning("no event", profile=profile.metadata.name, message=fault.message)
+            except Exception:
+                log.exception("bug", profile=profile.metadata.name)
+            self.events.pop(0)
             await self.let_others()
 
     # --- gates ---------------------------------------------------------------------------------------------
@@ -463,7 +491,13 @@ class Controller(Loop[OperatorsCluster]):
         log.info("looked for pods that nobody gated", found=len(found), new=len(new))
 
     def carried_out(self, write: Write) -> None:
-        """Take note of what was done to a gated pod."""
+        """Take note of a finalizer, and of what was done to a gated pod."""
+        if isinstance(write, AddFinalizer | RemoveFinalizer):
+            profile = write.profile
+            others = [one for one in profile.metadata.finalizers if one != FINALIZER]
+            own = [FINALIZER] if isinstance(write, AddFinalizer) else []
+            metadata = msgspec.structs.replace(profile.metadata, finalizers=others + own)
+            self.remember(profile, msgspec.structs.replace(profile, metadata=metadata))
         self.opened += isinstance(write, OpenGate)  # here: the watch may have told `gates` of it before
         if isinstance(write, OpenGate | TellOfPod):
             self.gates.carried_out(write)
@@ -509,10 +543,6 @@ class Controller(Loop[OperatorsCluster]):
         generation = await self.cluster.apply_daemonset(name, manifest)
         self.applied[name] = self.daemonsets[name] = generation
         log.info("agents", name=name, generation=generation, image=image_of(manifest))
-
-
-def _is_new(profile: SecurityProfile) -> bool:
-    return FINALIZER not in profile.metadata.finalizers and profile.metadata.deletion_timestamp is None
 
 
 def _is_said_to_go(profile: SecurityProfile) -> bool:

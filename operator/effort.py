@@ -1,4 +1,4 @@
-"""Measures what rounds of a loop take of the processor, and says how long to pause between them.
+"""Measures what deciding takes of the processor, and says how long to pause between rounds of a loop.
 
 Used by `loop`. Events are decided on together while they pour in, and at once after a quiet time.
 """
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-# The share of the time that rounds may take; what they may take beyond it after a quiet time (seconds), so
-# that a single user does not wait: ten rounds about a thousand nodes; and the longest pause that comes of it.
+# The share of the time that rounds may take, but for their writes; what they may take beyond it after a quiet
+# time (seconds), so that a single user does not wait: ten rounds about a thousand nodes; and the longest
+# pause that comes of it.
 SHARE, AHEAD_SECONDS, LONGEST_PAUSE = 0.05, 0.1, 1.0
 
 T = TypeVar("T")

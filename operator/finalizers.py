@@ -18,11 +18,9 @@ def finalizers(profile: SecurityProfile, snapshot: Snapshot, rollout: Rollout) -
 
     `rollout` is the profile's in that snapshot.
     """
-    there = FINALIZER in profile.metadata.finalizers
-    if not profile.metadata.deletion_timestamp:
-        # What a node loads must not outlive its object unseen.
-        return [] if there else [AddFinalizer(profile)]
-    if not there:
+    if is_new(profile):
+        return [AddFinalizer(profile)]
+    if not profile.metadata.deletion_timestamp or FINALIZER not in profile.metadata.finalizers:
         return []
     if snapshot.store.terminating:
         # Nobody deleted this profile: all of Hauberk's kinds go away. What the nodes hold they keep.
@@ -30,6 +28,11 @@ def finalizers(profile: SecurityProfile, snapshot: Snapshot, rollout: Rollout) -
     if rollout.holding or not _withdrawn(profile, snapshot):
         return []
     return [RemoveFinalizer(profile, once_withdrawn=True)]
+
+
+def is_new(profile: SecurityProfile) -> bool:
+    """Return whether a profile lacks its finalizer: what a node loads must not outlive its object unseen."""
+    return FINALIZER not in profile.metadata.finalizers and not profile.metadata.deletion_timestamp
 
 
 def _withdrawn(profile: SecurityProfile, snapshot: Snapshot) -> bool:

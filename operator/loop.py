@@ -347,11 +347,10 @@ class Loop(Generic[C]):
         for name, profile in sorted(profiles.items()):
             if not self.leads():
                 return None
-            key = "SecurityProfile", profile.metadata.uid, str(profile.metadata.generation)
             await self.let_others()
             self.goes_on()
             try:
-                await self.by_itself(key, partial(keep, name, profile), profile=name)
+                await self.by_itself(key_of(profile), partial(keep, name, profile), profile=name)
             except BusyFault:
                 raise
             except ClusterFault as fault:
@@ -411,7 +410,7 @@ class Loop(Generic[C]):
         return True
 
     async def write(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do a write, and return what comes of it; how many there are the budget bounds, not the effort."""
+        """Do a write, and return what comes of it: the budget bounds how many there are, not the effort."""
         done = Measured(work)
         try:
             return await done
@@ -455,6 +454,11 @@ class Loop(Generic[C]):
             except ClusterFault as fault:
                 yield write, fault
             await self.let_others()
+
+
+def key_of(profile: SecurityProfile) -> tuple[str, ...]:
+    """Return what the API refuses a profile under: another generation of it may be taken."""
+    return "SecurityProfile", profile.metadata.uid, str(profile.metadata.generation)
 
 
 # What the objects of a kind are, by the plural names that kopf uses: as Kubernetes names them.

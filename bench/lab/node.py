@@ -137,8 +137,8 @@ def _held() -> int:
 
 
 def _recorded() -> int:
-    """Return how many profiles the node's own boot would load: they are recorded last."""
-    return len(on_node(NODE, "sh", "-c", "ls /etc/apparmor.d/hauberk.*").split())
+    """Return how many profiles are recorded on the node's disk: that comes after the loads."""
+    return len(on_node(NODE, "sh", "-c", "ls /var/lib/hauberk/apparmor/*.json").split())
 
 
 def _resident() -> float:

@@ -193,7 +193,13 @@ async def one_after_the_other(cluster: Cluster, profiles: int) -> list[Figure]:
     deleted = time.monotonic() - began
     where = f"{len(cluster.nodes)} nodes"
     return [
-        Figure(f"after-{profiles}", f"{profiles} profiles applied, {where}: all Ready", applied, "s", goal=8),
+        Figure(
+            f"after-{profiles}",
+            f"{profiles} profiles applied, {where}: all Ready",
+            applied,
+            "s",
+            goal=profiles / 10,
+        ),
         Figure(f"after-{profiles}-gone", f"{profiles} profiles deleted, {where}: all gone", deleted, "s"),
     ]
 

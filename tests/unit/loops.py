@@ -12,6 +12,7 @@ from hauberk.crds.pods import PodObject
 from hauberk.crds.reasons import Reason
 from hauberk.operator.snapshot import Store
 from hauberk.operator.writes import (
+    AddFinalizer,
     CreateRevision,
     Entomb,
     LabelNode,
@@ -42,7 +43,7 @@ class Api:
         self.going = False
         self.taken = True
         self.late: set[type[Write]] = set()
-        self.busy = False
+        self.busy = self.no_time_for_events = False
         self.written: list[str] = []
         self.order: list[str] = []  # of all that was taken
         self.there: dict[str, Metadata] = {}  # what an object is after a status was written
@@ -82,6 +83,8 @@ class Api:
         return 1
 
     async def carry_out(self, write: Write) -> bool:
+        if isinstance(write, AddFinalizer | RemoveFinalizer) and object_of(write) in self.refused:
+            raise RefusedFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, CreateRevision) and write.revision.spec.profile in self.refused:
             raise RefusedFault(Reason.PROGRESSING, "not taken")
         if isinstance(write, Entomb) and "tombstones" in self.refused:
@@ -118,6 +121,8 @@ class Api:
         self.accepted[name] = condition
 
     async def tell(self, profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
+        if self.no_time_for_events:
+            raise BusyFault(Reason.PROGRESSING, "no time", 7.0)
         if "events" in self.refused:
             raise RefusedFault(Reason.PROGRESSING, "not taken")
         self.order.append(f"event {profile.metadata.name}")

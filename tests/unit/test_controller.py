@@ -10,7 +10,16 @@ from typing import Any, cast
 import pytest
 from hauberk.crds.errors import BusyFault, ClusterFault
 from hauberk.crds.metrics import GATED_PODS, GATES_OPENED, LEADER, PENDING, PROFILE_READY
-from hauberk.crds.models import Content, Metadata, Placement, ProfileRevision, RevisionSpec, decode, encode
+from hauberk.crds.models import (
+    Content,
+    Metadata,
+    Placement,
+    ProfileRevision,
+    RevisionSpec,
+    SecurityProfile,
+    decode,
+    encode,
+)
 from hauberk.crds.names import (
     FINALIZER,
     GATED_FOR,
@@ -610,6 +619,90 @@ async def test_events_that_had_to_wait_are_told_later(api: Api):
     assert len(api.events) == 2
 
 
+async def test_events_are_not_pressed_on_an_api_server_that_has_no_time(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a", "b")
+    nodes.report(0, "a", "b")
+    api.no_time_for_events = True
+    with pytest.raises(BusyFault):
+        await controller.reconcile()
+    assert len(controller.events) == 2
+    api.no_time_for_events = False
+    await controller.reconcile()
+    assert len(api.events) == 2
+
+
+async def test_of_many_events_some_wait_for_the_next_round(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a", "b")
+    nodes.report(0, "a", "b")
+    tell = api.tell
+
+    async def slowly(profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
+        await tell(profile, reason, message, warning=warning)
+        nodes.now += controllers.FRESH_SECONDS * 2
+
+    api.tell = slowly
+    await controller.reconcile()
+    assert ([one.split()[0] for one in api.events], controller.due) == (["a"], nodes.now)
+    await controller.reconcile()
+    assert [one.split()[0] for one in api.events] == ["a", "b"]
+
+
+async def test_what_was_to_be_told_when_another_one_began_to_lead_is_not_told(api: Api):
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+    publish(controller, "a")
+    nodes.report(0, "a")
+    api.no_time_for_events = True
+    with pytest.raises(BusyFault):
+        await controller.reconcile()
+    controller.elected(anew=True)
+    api.no_time_for_events = False
+    await controller.reconcile()
+    assert api.events == []
+
+
+async def test_finalizers_rest_on_objects_as_they_are_by_then_and_are_tried_once_a_round(api: Api):
+    """The admission writes to the same new objects meanwhile: what rests on an older version is refused."""
+    controller = controller_of(api)
+    nodes = Nodes(controller, 1)
+
+    def new(name: str, version: str) -> dict[str, Any]:
+        one = body(name)
+        one["metadata"] |= {"finalizers": [], "resourceVersion": version}
+        return one
+
+    for name in "abc":
+        controller.seen(SECURITY_PROFILES, name, new(name, "1"), deleted=False)
+    carry_out = api.carry_out
+    tries: list[str] = []
+
+    async def meanwhile(write: Write) -> bool:
+        if isinstance(write, AddFinalizer):
+            name = write.profile.metadata.name
+            tries.append(f"{name} {write.profile.metadata.resource_version}")
+            if name == "a":
+                controller.seen(SECURITY_PROFILES, "b", new("b", "2"), deleted=False)
+                nodes.now += controllers.FRESH_SECONDS * 2
+                return False  # someone else came first
+        return await carry_out(write)
+
+    def later() -> None:
+        nodes.now += 1
+
+    api.carry_out = meanwhile
+    api.while_writing = later
+    await controller.reconcile()
+    assert tries == ["a 1", "b 2", "c 1"]
+    assert {name for name in "abc" if FINALIZER in controller.profiles[name].metadata.finalizers} == {
+        "b",
+        "c",
+    }
+
+
 async def test_a_profile_that_goes_during_a_round_is_passed_over(api: Api):
     controller = controller_of(api)
     nodes = Nodes(controller, 1)
@@ -686,7 +779,7 @@ async def test_a_deletion_costs_a_status_that_says_so_and_the_finalizer(api: Api
     controller.store = api.where
     controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
     controller.seen(PROFILE_REVISIONS, "a.0123456789", a_revision("a", withdrawn=True), deleted=False)
-    api.there = {"a": Metadata(name="a", resource_version="7", finalizers=["theirs", FINALIZER])}
+    api.there = {"a": Metadata(name="a", uid="uid-a", resource_version="7", finalizers=["theirs", FINALIZER])}
     await controller.reconcile()
     assert api.order == ["status a", "RemoveFinalizer a"]
     (write,) = api.writes
@@ -711,6 +804,43 @@ async def test_what_is_said_to_go_already_goes_without_another_status(api: Api):
     nodes.now += 60
     await controller.reconcile()
     assert api.order == ["status a", "RemoveFinalizer a"]
+
+
+async def test_what_may_not_go_is_told_of_as_it_is(api: Api):
+    """Someone refuses that the finalizer is taken off: the status must not stay at what it was before."""
+    controller = controller_of(api)
+    controller.store = api.where
+    nodes = Nodes(controller, 2)
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    controller.seen(PROFILE_REVISIONS, "a.0123456789", a_revision("a", withdrawn=True), deleted=False)
+    nodes.report(0, "a")
+    await controller.reconcile()
+    before = api.statuses["a"]
+    nodes.report(0)
+    api.refused = {"a"}
+    for _ in range(2):
+        nodes.now += 60
+        await controller.reconcile()
+    assert api.statuses["a"] != before
+    api.refused = set()
+    nodes.now += 120
+    await controller.reconcile()
+    assert api.order[-1] == "RemoveFinalizer a"
+    api.order.clear()
+    await controller.reconcile()  # the watch has not told yet that it is gone
+    assert api.order == []
+
+
+async def test_another_object_of_its_name_is_not_what_was_decided_on(api: Api):
+    controller = controller_of(api)
+    controller.store = api.where
+    controller.seen(SECURITY_PROFILES, "a", going("a"), deleted=False)
+    controller.seen(PROFILE_REVISIONS, "a.0123456789", a_revision("a", withdrawn=True), deleted=False)
+    api.there = {"a": Metadata(name="a", uid="another", resource_version="7", finalizers=[FINALIZER])}
+    await controller.reconcile()
+    (write,) = api.writes
+    assert isinstance(write, RemoveFinalizer)
+    assert write.profile.metadata.resource_version == ""
 
 
 async def test_where_the_store_can_not_be_asked_no_deletion_goes_on(api: Api):
