@@ -57,6 +57,9 @@ def test_a_node_that_reboots_is_not_ready_until_its_new_kernel_was_read():
     eventually(verified, within=120)
     assert kernel("debian13")["rebooted"][0] == "enforce"
     assert kernel("debian13")["rebooted"] == kernel("debian12")["rebooted"]
+    # The admission's replica of that node, which an apply would wait for as long as it is not there again.
+    there = ("--all", f"--namespace={SYSTEM}", "--field-selector=spec.nodeName=debian13")
+    ok(kubectl("wait", "pods", *there, "--for=condition=Ready", "--timeout=120s", timeout=150))
 
 
 @pytest.mark.long

@@ -136,7 +136,14 @@ def test_a_broken_update_leaves_the_old_one_loaded_and_says_which_line():
     apply(profile("broken", good))
     wait_ready("broken")
     held = {node: kernel(node)["broken"] for node in APPARMOR_NODES}
-    there = {node: files(node) for node in APPARMOR_NODES}
+
+    def recorded(node: str) -> list[str]:
+        """What is loaded is on the disk as well, which comes after users were told."""
+        found = files(node)
+        settled = "/etc/apparmor.d/hauberk.broken" in found and not any("/loading/" in file for file in found)
+        return found if settled else []
+
+    there = {node: eventually(lambda node=node: recorded(node)) for node in APPARMOR_NODES}
 
     bad = profile("broken", good.replace("  network,", "  network bogus rule,"))
     assert "apparmor_parser refuses the policy: line 6: " in refused(bad)
