@@ -7,7 +7,6 @@ program takes longer than most policies take to compile; here it takes what it t
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,7 +19,9 @@ from hauberk.daemonset.apparmor import AppArmor
 from hauberk.daemonset.compiling import AT_ONCE, Compiling
 from hauberk.daemonset.host import Host
 from hauberk.daemonset.plan import Key, Load
+from hauberk.profiles import sandbox
 from hauberk.profiles.parser import Parser, pinned_features
+from hauberk.profiles.sandbox import Limits
 
 from .figures import Figure, Floor
 from .scale.cluster import policy
@@ -78,18 +79,16 @@ async def _parser(files: Sequence[Path]) -> float:
     """Return what one run over all files takes, with as many processes as an agent has."""
     features = pinned_features()
     began = time.monotonic()
-    program = await asyncio.create_subprocess_exec(
+    run = await sandbox.run(
         "apparmor_parser",
         *("--skip-kernel-load", "--skip-cache", "--stdout", f"--jobs={AT_ONCE}"),
         *([f"--kernel-features={features}"] if features else []),
         *map(str, files),
-        stdout=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
+        limits=Limits(),
     )
-    try:
-        if await program.wait():
-            raise NodeFault(Reason.LOAD_FAILED, "apparmor_parser does not take the benchmark's policies")
-    finally:
-        if program.returncode is None:
-            program.kill()
-    return time.monotonic() - began
+    took = time.monotonic() - began
+    if run.code:
+        raise NodeFault(
+            Reason.LOAD_FAILED, f"apparmor_parser ended with {run.code} {run.exceeded}: {run.stderr}"
+        )
+    return took

@@ -493,11 +493,8 @@ class Controller(Loop[OperatorsCluster]):
     def carried_out(self, write: Write) -> None:
         """Take note of a finalizer, and of what was done to a gated pod."""
         if isinstance(write, AddFinalizer | RemoveFinalizer):
-            profile = write.profile
-            others = [one for one in profile.metadata.finalizers if one != FINALIZER]
-            own = [FINALIZER] if isinstance(write, AddFinalizer) else []
-            metadata = msgspec.structs.replace(profile.metadata, finalizers=others + own)
-            self.remember(profile, msgspec.structs.replace(profile, metadata=metadata))
+            metadata = msgspec.structs.replace(write.profile.metadata, finalizers=write.finalizers)
+            self.remember(write.profile, msgspec.structs.replace(write.profile, metadata=metadata))
         self.opened += isinstance(write, OpenGate)  # here: the watch may have told `gates` of it before
         if isinstance(write, OpenGate | TellOfPod):
             self.gates.carried_out(write)

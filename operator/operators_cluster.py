@@ -29,7 +29,6 @@ from ..crds.names import (
     ADMISSION_AUTHORITY,
     API_VERSION,
     FIELD_MANAGER,
-    FINALIZER,
     GATE_ENABLED,
     LABEL_GATED,
     LABEL_POD_GATE,
@@ -72,12 +71,12 @@ class OperatorsCluster(Cluster):
 
     async def _write(self, write: Write) -> bool:
         match write:
-            case AddFinalizer(profile):
-                await self._finalizers(profile, there=True)
+            case AddFinalizer():
+                await self._finalizers(write)
             case RemoveFinalizer(profile, once_withdrawn):
                 if once_withdrawn and await self._is_published(profile):
                     return False
-                await self._finalizers(profile, there=False)
+                await self._finalizers(write)
             case LabelNode(node, labels):
                 # As long as the node is there at all: it may have gone meanwhile.
                 change = {"metadata": {"labels": dict(labels)}}
@@ -156,12 +155,11 @@ class OperatorsCluster(Cluster):
                 return True
         return False
 
-    async def _finalizers(self, profile: SecurityProfile, *, there: bool) -> None:
-        others = [one for one in profile.metadata.finalizers if one != FINALIZER]
-        own = [FINALIZER] if there else []
+    async def _finalizers(self, write: AddFinalizer | RemoveFinalizer) -> None:
+        before = write.profile.metadata
         # With the resourceVersion, so that a finalizer that someone else just added is not lost.
-        metadata = {"finalizers": others + own, "resourceVersion": profile.metadata.resource_version}
-        change, name = {"metadata": metadata}, profile.metadata.name
+        metadata = {"finalizers": write.finalizers, "resourceVersion": before.resource_version}
+        change, name = {"metadata": metadata}, before.name
         await self.sent(
             "SecurityProfile",
             lambda: self.client.patch(Profiles, name, change, patch_type=PatchType.MERGE),

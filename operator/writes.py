@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..crds.models import Placement, ProfileRevision, SecurityProfile, Text, Unrendered
+from ..crds.names import FINALIZER
 
 # What the API takes of an Event's message (core/v1, Event).
 MESSAGE_LENGTH = 1024
@@ -21,6 +22,11 @@ class AddFinalizer:
 
     profile: SecurityProfile
 
+    @property
+    def finalizers(self) -> list[str]:
+        """Return what the object has then."""
+        return [*_others(self.profile), FINALIZER]
+
 
 @dataclass(frozen=True)
 class RemoveFinalizer:
@@ -28,6 +34,15 @@ class RemoveFinalizer:
 
     profile: SecurityProfile
     once_withdrawn: bool = False
+
+    @property
+    def finalizers(self) -> list[str]:
+        """Return what the object has then."""
+        return _others(self.profile)
+
+
+def _others(profile: SecurityProfile) -> list[str]:
+    return [one for one in profile.metadata.finalizers if one != FINALIZER]
 
 
 @dataclass(frozen=True)

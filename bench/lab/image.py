@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.figures import Figure
-from tests.e2e.prepared import ROOT
-
-ARCHIVE = ROOT / "build" / "image.tar"
+from tests.e2e.prepared import ARCHIVE
 
 
 def measure() -> list[Figure]:

@@ -23,6 +23,7 @@ from tests.e2e.cluster import SYSTEM, command, kubectl, ok
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "hauberk.dev/hauberk:0.1.0"
+ARCHIVE = ROOT / "build" / "image.tar"
 # The saved store of a lab that Hauberk has never been installed on.
 BEFORE = "before-hauberk"
 # What tests of upgrades come from, its tree and its image: made by `build_previous`.
@@ -59,15 +60,14 @@ def lab_with_image(name: str, nodes: Sequence[str], *, used: bool = False) -> Ge
     """
     os.environ.setdefault("LAB_NAME", name)
     keep = bool(os.environ.get("KEEP_LAB")) or (used and state().state.exists())
-    archive = ROOT / "build" / "image.tar"
-    archive.parent.mkdir(exist_ok=True)
+    ARCHIVE.parent.mkdir(exist_ok=True)
     began = time.monotonic()
     try:
         if with_helm():  # from inside of the lab there is no way out to modules
             lab("tools")
         lab("up", "--nodes", ",".join(nodes))
-        lab("build", "--tag", IMAGE, "--output", str(archive), str(ROOT))
-        lab("load", str(archive))
+        lab("build", "--tag", IMAGE, "--output", str(ARCHIVE), str(ROOT))
+        lab("load", str(ARCHIVE))
         sys.stderr.write(f"lab and image: {time.monotonic() - began:.0f} s\n")
         yield
     finally:

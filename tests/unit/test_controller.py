@@ -599,11 +599,17 @@ async def test_a_profile_that_comes_during_a_round_gets_its_finalizer_before_mor
     assert api.order[:3] == ["status a", "AddFinalizer c", "status b"]
 
 
-async def test_events_that_had_to_wait_are_told_later(api: Api):
+def held(api: Api, *names: str) -> Nodes:
+    """Return the one node, which holds profiles; its controller has told nobody yet."""
     controller = controller_of(api)
     nodes = Nodes(controller, 1)
-    publish(controller, "a", "b")
-    nodes.report(0, "a", "b")
+    publish(controller, *names)
+    nodes.report(0, *names)
+    return nodes
+
+
+async def test_events_that_had_to_wait_are_told_later(api: Api):
+    controller = held(api, "a", "b").controller
 
     def meanwhile() -> None:
         api.busy = True
@@ -620,10 +626,7 @@ async def test_events_that_had_to_wait_are_told_later(api: Api):
 
 
 async def test_events_are_not_pressed_on_an_api_server_that_has_no_time(api: Api):
-    controller = controller_of(api)
-    nodes = Nodes(controller, 1)
-    publish(controller, "a", "b")
-    nodes.report(0, "a", "b")
+    controller = held(api, "a", "b").controller
     api.no_time_for_events = True
     with pytest.raises(BusyFault):
         await controller.reconcile()
@@ -634,10 +637,8 @@ async def test_events_are_not_pressed_on_an_api_server_that_has_no_time(api: Api
 
 
 async def test_of_many_events_some_wait_for_the_next_round(api: Api):
-    controller = controller_of(api)
-    nodes = Nodes(controller, 1)
-    publish(controller, "a", "b")
-    nodes.report(0, "a", "b")
+    nodes = held(api, "a", "b")
+    controller = nodes.controller
     tell = api.tell
 
     async def slowly(profile: SecurityProfile, reason: str, message: str, *, warning: bool) -> None:
@@ -652,10 +653,7 @@ async def test_of_many_events_some_wait_for_the_next_round(api: Api):
 
 
 async def test_what_was_to_be_told_when_another_one_began_to_lead_is_not_told(api: Api):
-    controller = controller_of(api)
-    nodes = Nodes(controller, 1)
-    publish(controller, "a")
-    nodes.report(0, "a")
+    controller = held(api, "a").controller
     api.no_time_for_events = True
     with pytest.raises(BusyFault):
         await controller.reconcile()
